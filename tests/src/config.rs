@@ -1,0 +1,335 @@
+//! What a lab is made of: hosts, addresses, VRRP instances.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// An address with its prefix length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    /// The address.
+    pub address: IpAddr,
+    /// The prefix length in bits.
+    pub length: u8,
+}
+
+impl Prefix {
+    /// An IPv4 address and its prefix length.
+    #[must_use]
+    pub const fn v4(octets: [u8; 4], length: u8) -> Self {
+        let [a, b, c, d] = octets;
+        Self { address: IpAddr::V4(Ipv4Addr::new(a, b, c, d)), length }
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (address, length) = text.split_once('/').context("ADDRESS/LENGTH expected")?;
+        let prefix = Self { address: address.parse()?, length: length.parse()? };
+        let bits = if prefix.address.is_ipv4() { 32 } else { 128 };
+        if prefix.length > bits {
+            bail!("{text}: the prefix length is at most {bits}");
+        }
+        Ok(prefix)
+    }
+}
+
+/// What takes the NIC as a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum DatapathKind {
+    /// A Linux bridge: on every kernel.
+    Bridge,
+    /// Open vSwitch with the kernel's datapath.
+    Ovs,
+}
+
+impl fmt::Display for DatapathKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Bridge => "bridge",
+            Self::Ovs => "ovs",
+        })
+    }
+}
+
+/// A node: a host with the NIC that is taken, keepalived, and maybe vipshield.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Its name, part of its namespace's name.
+    pub name: String,
+    /// Its own addresses on the NIC.
+    pub addresses: Vec<Prefix>,
+    /// The NIC's hardware address.
+    pub mac: [u8; 6],
+    /// Its VRRP priority, of every instance.
+    pub priority: u8,
+}
+
+/// What a NIC is to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NicShape {
+    /// An Ethernet interface.
+    Plain,
+    /// A bond with one port.
+    Bond,
+    /// A VLAN sub-interface; the whole segment speaks that VLAN.
+    Vlan,
+}
+
+impl NicShape {
+    /// The kind of link that the kernel has to know, as ip-link(8) calls it.
+    #[must_use]
+    pub fn kind(self) -> Option<&'static str> {
+        match self {
+            Self::Plain => None,
+            Self::Bond => Some("bond"),
+            Self::Vlan => Some("vlan"),
+        }
+    }
+}
+
+/// A second NIC of every node and of the client, on a segment of its own.
+#[derive(Clone, Debug)]
+pub struct SecondNic {
+    /// Its name on every node.
+    pub nic: String,
+    /// The name of the bridge that takes it.
+    pub bridge: String,
+    /// The first three octets of its network, a /24 in which hosts have the last octet they have
+    /// in the first one.
+    pub network: [u8; 3],
+}
+
+/// One VRRP instance, the same on all nodes but for the priority.
+#[derive(Clone, Debug)]
+pub struct InstanceConfig {
+    /// keepalived's name for it.
+    pub name: String,
+    /// Virtual router id, 1 to 255.
+    pub router_id: u8,
+    /// The addresses it moves. All IPv4 or all IPv6.
+    pub addresses: Vec<Prefix>,
+    /// Adverts go to the peers' own addresses instead of the multicast group.
+    pub unicast: bool,
+    /// The interface it runs on; the lab's NIC unless it says otherwise.
+    pub nic: Option<String>,
+    /// Further lines of its configuration. `OWN` stands for the node's own address.
+    pub options: Vec<String>,
+}
+
+/// A whole lab.
+#[derive(Clone, Debug)]
+pub struct LabConfig {
+    /// What the sequences put the NIC into.
+    pub datapath: DatapathKind,
+    /// The nodes; the first is the one whose NIC is taken.
+    pub nodes: Vec<NodeConfig>,
+    /// The NIC's name on every node.
+    pub nic: String,
+    /// The name of the bridge that takes it.
+    pub bridge: String,
+    /// The client's own addresses; its IPv4 address is the nodes' default gateway.
+    pub client: Vec<Prefix>,
+    /// VRRP instances. The first address of the first is the VIP that is watched.
+    pub instances: Vec<InstanceConfig>,
+    /// Seconds between adverts. Fractions make it VRRP version 3.
+    pub advert_int: f64,
+    /// What the first NIC of every node is.
+    pub shape: NicShape,
+    /// A second NIC.
+    pub second: Option<SecondNic>,
+    /// Whether all instances are one sync group.
+    pub sync_group: bool,
+    /// Shell commands that make the first node's network what a scenario wants.
+    pub commands: Vec<String>,
+}
+
+impl LabConfig {
+    /// The lab of the design: two nodes, one VIP of prefix length 32, a client.
+    #[must_use]
+    pub fn new(datapath: DatapathKind) -> Self {
+        let node = |number: u8, priority| NodeConfig {
+            name: format!("node{number}"),
+            addresses: vec![Prefix::v4([192, 0, 2, 10 + number], 24)],
+            mac: [0x52, 0x54, 0, 0, 0, number],
+            priority,
+        };
+        Self {
+            datapath,
+            nodes: vec![node(1, 150), node(2, 100)],
+            nic: "ens192".to_owned(),
+            bridge: "br-provider".to_owned(),
+            client: vec![Prefix::v4([192, 0, 2, 100], 24)],
+            instances: vec![InstanceConfig {
+                name: "VI_1".to_owned(),
+                router_id: 51,
+                addresses: vec![Prefix::v4([192, 0, 2, 10], 32)],
+                unicast: false,
+                nic: None,
+                options: Vec::new(),
+            }],
+            advert_int: 1.0,
+            shape: NicShape::Plain,
+            second: None,
+            sync_group: false,
+            commands: Vec::new(),
+        }
+    }
+
+    /// Swap the priorities of the first two nodes: the second becomes the owner.
+    pub fn owner_is_second(&mut self) {
+        if let [first, second, ..] = self.nodes.as_mut_slice() {
+            std::mem::swap(&mut first.priority, &mut second.priority);
+        }
+    }
+
+    /// The node with the highest priority: who owns the VIPs when all is well.
+    #[must_use]
+    pub fn owner(&self) -> usize {
+        let nodes = self.nodes.iter().enumerate();
+        nodes.max_by_key(|(_, node)| node.priority).map_or(0, |(number, _)| number)
+    }
+
+    /// All addresses that keepalived moves.
+    pub fn vips(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let all = self.instances.iter().flat_map(|instance| &instance.addresses);
+        all.map(|prefix| prefix.address)
+    }
+
+    /// The VIP that the witnesses watch first of all: not a link-local one.
+    ///
+    /// # Errors
+    /// When no instance has an address.
+    pub fn vip(&self) -> Result<IpAddr> {
+        self.watched().first().copied().context("the lab has no VIP")
+    }
+
+    /// keepalived's configuration of one node. `fifo` is where it tells its state changes.
+    #[must_use]
+    pub fn keepalived(&self, node: &NodeConfig, fifo: &str) -> String {
+        use std::fmt::Write as _;
+        let version = if self.advert_int.fract() == 0.0 { 2 } else { 3 };
+        let mut text = format!(
+            "global_defs {{\n  router_id {}\n  vrrp_version {version}\n  script_user root\n  \
+             vrrp_notify_fifo {fifo}\n}}\n",
+            node.name
+        );
+        for instance in &self.instances {
+            text.push_str(&self.instance(node, instance));
+        }
+        if self.sync_group {
+            text.push_str("vrrp_sync_group VG_1 {\n  group {\n");
+            for instance in &self.instances {
+                // Writing to a String cannot fail.
+                let _ = writeln!(text, "    {}", instance.name);
+            }
+            text.push_str("  }\n}\n");
+        }
+        text
+    }
+
+    fn instance(&self, node: &NodeConfig, instance: &InstanceConfig) -> String {
+        use std::fmt::Write as _;
+        let is_v4 = instance.addresses.first().is_none_or(|prefix| prefix.address.is_ipv4());
+        let own = |node: &NodeConfig| {
+            node.addresses.iter().find(|own| own.address.is_ipv4() == is_v4).map(|own| own.address)
+        };
+        let mut text = format!("vrrp_instance {} {{\n  state BACKUP\n", instance.name);
+        // Writing to a String cannot fail.
+        let nic = instance.nic.as_ref().unwrap_or(&self.nic);
+        let _ = writeln!(text, "  interface {nic}");
+        let _ = writeln!(text, "  virtual_router_id {}", instance.router_id);
+        let _ = writeln!(text, "  priority {}", node.priority);
+        let _ = writeln!(text, "  advert_int {}", self.advert_int);
+        if instance.unicast
+            && let Some(source) = own(node)
+        {
+            let _ = writeln!(text, "  unicast_src_ip {source}\n  unicast_peer {{");
+            let peers = self.nodes.iter().filter(|peer| peer.name != node.name);
+            for peer in peers.filter_map(own) {
+                let _ = writeln!(text, "    {peer}");
+            }
+            text.push_str("  }\n");
+        }
+        for option in &instance.options {
+            let own = own(node).map(|own| own.to_string()).unwrap_or_default();
+            let _ = writeln!(text, "  {}", option.replace("OWN", &own));
+        }
+        text.push_str("  virtual_ipaddress {\n");
+        // A virtual MAC has an interface of its own for its addresses.
+        let virtual_mac = instance.options.iter().any(|option| option == "use_vmac");
+        let device = if virtual_mac { String::new() } else { format!(" dev {nic}") };
+        for address in &instance.addresses {
+            let _ = writeln!(text, "    {address}{device}");
+        }
+        text.push_str("  }\n}\n");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keepalived_plain() {
+        let config = LabConfig::new(DatapathKind::Bridge);
+        let text = config.keepalived(&config.nodes[0], "/run/x/notify");
+        assert_eq!(
+            text,
+            "global_defs {\n  router_id node1\n  vrrp_version 2\n  script_user root\n  \
+             vrrp_notify_fifo /run/x/notify\n}\nvrrp_instance VI_1 {\n  state BACKUP\n  \
+             interface ens192\n  virtual_router_id 51\n  priority 150\n  advert_int 1\n  \
+             virtual_ipaddress {\n    192.0.2.10/32 dev ens192\n  }\n}\n"
+        );
+    }
+
+    #[test]
+    fn keepalived_unicast_names_the_other_node() {
+        let mut config = LabConfig::new(DatapathKind::Bridge);
+        config.instances[0].unicast = true;
+        config.advert_int = 0.5;
+        let text = config.keepalived(&config.nodes[1], "/run/x/notify");
+        assert!(text.contains("  unicast_src_ip 192.0.2.12\n  unicast_peer {\n    192.0.2.11\n"));
+        assert!(text.contains("  advert_int 0.5\n"));
+        assert!(text.contains("  vrrp_version 3\n"));
+    }
+
+    #[test]
+    fn keepalived_with_options_and_a_sync_group() {
+        let mut config = LabConfig::new(DatapathKind::Bridge);
+        config.instances[0].options = vec!["mcast_src_ip OWN".to_owned(), "nopreempt".to_owned()];
+        config.sync_group = true;
+        let text = config.keepalived(&config.nodes[0], "/run/x/notify");
+        assert!(text.contains("  mcast_src_ip 192.0.2.11\n  nopreempt\n  virtual_ipaddress {\n"));
+        assert!(text.ends_with("vrrp_sync_group VG_1 {\n  group {\n    VI_1\n  }\n}\n"));
+    }
+
+    #[test]
+    fn owner_is_second_swaps_priorities() {
+        let mut config = LabConfig::new(DatapathKind::Bridge);
+        assert_eq!(config.owner(), 0);
+        config.owner_is_second();
+        assert_eq!(config.owner(), 1);
+        assert_eq!(config.nodes.iter().map(|n| n.priority).collect::<Vec<_>>(), [100, 150]);
+    }
+
+    #[test]
+    fn prefixes_are_checked() {
+        assert_eq!("192.0.2.1/24".parse::<Prefix>().unwrap(), Prefix::v4([192, 0, 2, 1], 24));
+        assert!("192.0.2.1/33".parse::<Prefix>().is_err());
+        assert!("192.0.2.1".parse::<Prefix>().is_err());
+    }
+}

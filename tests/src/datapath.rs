@@ -1,0 +1,227 @@
+//! What takes the NIC: a Linux bridge, or Open vSwitch with its own daemons in
+//! the node's namespace.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+
+use crate::clock;
+use crate::config::DatapathKind;
+use crate::lab::Host;
+use crate::netns::Netns;
+use crate::process::{Daemon, Program};
+
+const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
+
+/// A datapath on a node.
+#[derive(Debug)]
+pub enum Datapath {
+    /// The kernel's own bridge needs no daemon.
+    Bridge(Tool),
+    /// Open vSwitch.
+    Ovs(Box<Ovs>),
+}
+
+/// What stands for `ovs-vsctl` where the kernel's own bridge stands for Open
+/// vSwitch: a process of that name. Kube-OVN starts one at each step that is not
+/// rtnetlink's, so these steps take a process's time here too, some milliseconds.
+#[derive(Debug)]
+pub struct Tool {
+    program: PathBuf,
+    token: String,
+}
+
+impl Tool {
+    fn install(dir: &Path, token: &str) -> Result<Self> {
+        let program = dir.join("ovs-vsctl");
+        std::fs::copy("/bin/true", &program).context("cannot make a stand-in for ovs-vsctl")?;
+        Ok(Self { program, token: token.to_owned() })
+    }
+
+    /// Run the process, then make the change that it stands for.
+    ///
+    /// # Errors
+    /// The process's, or the change's.
+    pub async fn then(&self, change: impl FnOnce() -> Result<()>) -> Result<()> {
+        let tool = Program::new("ovs-vsctl", &self.program, &self.token);
+        tool.succeed(Duration::from_secs(10)).await?;
+        change()
+    }
+}
+
+/// Open vSwitch's two daemons and the way to their database.
+#[derive(Debug)]
+pub struct Ovs {
+    switch: Option<Daemon>,
+    _database: Daemon,
+    dir: PathBuf,
+    namespace: Arc<Netns>,
+    token: String,
+    epoch: Instant,
+}
+
+/// Whether this kernel can carry that datapath, or why not. Loads the module where there is one.
+///
+/// # Errors
+/// The reason, in words for people.
+pub fn available(kind: DatapathKind) -> Result<()> {
+    if kind == DatapathKind::Bridge || Path::new("/sys/module/openvswitch").exists() {
+        return Ok(());
+    }
+    let tried = std::process::Command::new("modprobe").arg("openvswitch").output();
+    match tried {
+        Ok(output) if output.status.success() => Ok(()),
+        _ => bail!("this kernel has no Open vSwitch datapath"),
+    }
+}
+
+impl Datapath {
+    /// Start what this kind of datapath needs on `host`.
+    ///
+    /// # Errors
+    /// When the kernel or a program lacks it.
+    pub async fn start(
+        kind: DatapathKind,
+        host: &Host,
+        dir: &Path,
+        token: &str,
+        epoch: Instant,
+    ) -> Result<Self> {
+        available(kind)?;
+        match kind {
+            DatapathKind::Bridge => Ok(Self::Bridge(Tool::install(dir, token)?)),
+            DatapathKind::Ovs => {
+                Ok(Self::Ovs(Box::new(Ovs::start(host, dir, token, epoch).await?)))
+            }
+        }
+    }
+}
+
+impl Ovs {
+    async fn start(host: &Host, dir: &Path, token: &str, epoch: Instant) -> Result<Self> {
+        let database = dir.join("conf.db");
+        Program::new("ovsdb-tool", "ovsdb-tool", token)
+            .arg("create")
+            .arg(&database)
+            .arg(SCHEMA)
+            .succeed(Duration::from_secs(10))
+            .await?;
+        let socket = database_socket(dir);
+        let server = daemon("ovsdb-server", dir, &host.namespace, token)
+            .arg(&database)
+            .arg(format!("--remote=punix:{}", socket.display()))
+            .arg(format!("--unixctl={}", dir.join("ovsdb.ctl").display()))
+            .start(&dir.join("ovsdb-server.log"), epoch)?;
+        clock::until("ovsdb-server's socket", Duration::from_secs(5), async || {
+            Ok(socket.exists().then_some(()))
+        })
+        .await?;
+        let init = vsctl(&socket, token).args(["--no-wait", "init"]);
+        init.succeed(Duration::from_secs(10)).await?;
+        let mut ovs = Self {
+            switch: None,
+            _database: server,
+            dir: dir.to_owned(),
+            namespace: Arc::clone(&host.namespace),
+            token: token.to_owned(),
+            epoch,
+        };
+        ovs.start_switch().await?;
+        Ok(ovs)
+    }
+
+    /// Start `ovs-vswitchd` and wait until it has taken the database's state.
+    ///
+    /// # Errors
+    /// When it cannot be started, or does not get that far.
+    pub async fn start_switch(&mut self) -> Result<()> {
+        let switch = daemon("ovs-vswitchd", &self.dir, &self.namespace, &self.token)
+            .arg(format!("unix:{}", database_socket(&self.dir).display()))
+            .arg(format!("--unixctl={}", self.control().display()))
+            .start(&self.dir.join("ovs-vswitchd.log"), self.epoch)?;
+        self.switch = Some(switch);
+        // Answers when the switch has.
+        self.vsctl(&["set", "open", ".", "external-ids:hostname=node1"]).await.map(drop)
+    }
+
+    /// Have `ovs-vswitchd` end and take the kernel's datapath with it, as the stopping of its
+    /// service may.
+    ///
+    /// # Errors
+    /// When it does not run, or does not obey.
+    pub async fn clear_switch(&mut self) -> Result<()> {
+        Program::new("ovs-appctl", "ovs-appctl", &self.token)
+            .arg(format!("--target={}", self.control().display()))
+            .args(["exit", "--cleanup"])
+            .succeed(Duration::from_secs(10))
+            .await?;
+        let switch = self.switch.take().context("ovs-vswitchd does not run")?;
+        switch.stop(Duration::from_secs(10)).await.map(drop)
+    }
+
+    fn control(&self) -> PathBuf {
+        self.dir.join("vswitchd.ctl")
+    }
+
+    /// Run one `ovs-vsctl`, which ends when the switch has done what it asked.
+    ///
+    /// # Errors
+    /// Its own words.
+    pub async fn vsctl(&self, args: &[&str]) -> Result<String> {
+        let tool = vsctl(&database_socket(&self.dir), &self.token).args(args);
+        tool.succeed(Duration::from_secs(30)).await
+    }
+}
+
+fn database_socket(dir: &Path) -> PathBuf {
+    dir.join("db.sock")
+}
+
+fn daemon(name: &str, dir: &Path, namespace: &Arc<Netns>, token: &str) -> Program {
+    Program::new(name, name, token)
+        .env("OVS_RUNDIR", dir)
+        .env("OVS_LOGDIR", dir)
+        .env("OVS_DBDIR", dir)
+        .args(["-vfile:off", "-vsyslog:off", "-vconsole:info"])
+        .inside(namespace)
+}
+
+fn vsctl(socket: &Path, token: &str) -> Program {
+    Program::new("ovs-vsctl", "ovs-vsctl", token).arg(format!("--db=unix:{}", socket.display()))
+}
+
+/// A hardware address in the notation of the tools.
+#[must_use]
+pub fn mac_text(mac: &[u8]) -> String {
+    mac.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(":")
+}
+
+/// A random, locally administered, unicast hardware address.
+///
+/// # Errors
+/// When the kernel gives no random bytes.
+pub fn random_mac() -> Result<[u8; 6]> {
+    use std::io::Read;
+    let mut mac = [0_u8; 6];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut mac))
+        .map_err(|error| anyhow!(error))
+        .context("no random bytes")?;
+    if let Some(first) = mac.first_mut() {
+        *first = (*first & 0xfc) | 0x02;
+    }
+    Ok(mac)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn macs() {
+        assert_eq!(mac_text(&[0x52, 0x54, 0, 0, 0, 1]), "52:54:00:00:00:01");
+        assert_eq!(random_mac().unwrap()[0] & 3, 2);
+    }
+}

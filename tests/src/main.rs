@@ -1,0 +1,319 @@
+//! The lab's command.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Parser, Subcommand, ValueEnum};
+use futures_util::{StreamExt, stream};
+use tokio::signal::unix::{SignalKind, signal};
+use vipshield_lab::clock;
+use vipshield_lab::config::DatapathKind;
+use vipshield_lab::give_up;
+use vipshield_lab::measure::{self, Role, RunResult, RunSpec};
+use vipshield_lab::process;
+use vipshield_lab::report;
+use vipshield_lab::scenarios::{self, Outcome, Scenario};
+use vipshield_lab::sequence::Sequence;
+
+/// Prove vipshield: real keepalived on hosts in network namespaces, Kube-OVN's
+/// sequences replayed step by step.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    /// Stretch every deadline this many times: for emulated machines.
+    #[arg(long, global = true, env = clock::SLOW_ENV, default_value_t = 1)]
+    slow: u32,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show side by side what a sequence does without a shield and with it.
+    Demo(Demo),
+    /// Measure how soon the VIP is gone once keepalived gives it up.
+    GiveUp(GiveUp),
+    /// List the scenarios.
+    List,
+    /// Run scenarios and say which of them hold.
+    Test(Test),
+}
+
+#[derive(Debug, clap::Args)]
+struct Demo {
+    /// What takes the NIC.
+    #[arg(long, value_enum, default_value_t = DatapathKind::Bridge)]
+    datapath: DatapathKind,
+    /// Which sequences: bind, unbind, exchange, unexchange, or all.
+    #[arg(long, value_delimiter = ',', default_value = "bind,unbind")]
+    sequence: Vec<String>,
+    /// What node1, whose NIC is taken, is to VRRP.
+    #[arg(long, value_enum, default_value_t = Roles::Master)]
+    role: Roles,
+    /// Without vipshield, with it, or both.
+    #[arg(long, value_enum, default_value_t = Shield::Both)]
+    shield: Shield,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, clap::Args)]
+struct GiveUp {
+    /// What takes the NIC.
+    #[arg(long, value_enum, default_value_t = DatapathKind::Bridge)]
+    datapath: DatapathKind,
+    /// How often it is given up with the NIC a port; a quarter as often with the NIC free.
+    #[arg(long, default_value_t = 200)]
+    runs: usize,
+    /// vipshield's program [default: beside this one].
+    #[arg(long)]
+    vipshield: Option<PathBuf>,
+    /// Write the results here, as a JSON array.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Test {
+    /// What takes the NIC.
+    #[arg(long, value_enum, default_value_t = DatapathKind::Bridge)]
+    datapath: DatapathKind,
+    #[command(flatten)]
+    common: Common,
+    /// Only the scenarios that an emulated machine has the time for.
+    #[arg(long)]
+    core: bool,
+    /// The long scenarios too, which try every step of a sequence.
+    #[arg(long)]
+    every_step: bool,
+    /// The less usual scenarios too, of which others show as much.
+    #[arg(long)]
+    extra: bool,
+    /// Only scenarios whose names match one of these; `*` stands for anything.
+    names: Vec<String>,
+}
+
+/// What both ways of running have in common.
+#[derive(Debug, clap::Args)]
+struct Common {
+    /// How often each sequence with vipshield (in a demo: each) is run.
+    #[arg(long, default_value_t = 1)]
+    runs: u32,
+    /// How many labs at a time; scenarios that measure packets have the machine for themselves.
+    #[arg(long, default_value_t = 1)]
+    jobs: usize,
+    /// vipshield's program [default: beside this one].
+    #[arg(long)]
+    vipshield: Option<PathBuf>,
+    /// Write the results here, as a JSON array.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Copy every log below this directory.
+    #[arg(long)]
+    logs: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Roles {
+    Master,
+    Backup,
+    All,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Shield {
+    Off,
+    On,
+    Both,
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let cli = Cli::parse();
+    clock::set_slow(cli.slow);
+    process::take_precedence();
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
+        .and_then(|runtime| runtime.block_on(until_told_to_stop(cli.command)));
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("vipshield-lab: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// Do the command's work. A signal drops it, and with it the lab.
+async fn until_told_to_stop(command: Command) -> Result<ExitCode> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
+    let work = async {
+        match command {
+            Command::Demo(demo) => run_demo(demo).await,
+            Command::GiveUp(options) => run_give_up(options).await,
+            Command::List => Ok(list()),
+            Command::Test(test) => run_test(test).await,
+        }
+    };
+    tokio::select! {
+        outcome = work => outcome,
+        _ = interrupt.recv() => Ok(ExitCode::from(130)),
+        _ = terminate.recv() => Ok(ExitCode::from(143)),
+        _ = hangup.recv() => Ok(ExitCode::from(129)),
+    }
+}
+
+async fn run_demo(demo: Demo) -> Result<ExitCode> {
+    let mut sequences = Vec::new();
+    for name in &demo.sequence {
+        if name == "all" {
+            sequences.extend(Sequence::value_variants());
+        } else {
+            let found = Sequence::from_str(name, false);
+            sequences.push(found.map_err(|_| anyhow!("no sequence {name}"))?);
+        }
+    }
+    let roles: &[Role] = match demo.role {
+        Roles::Master => &[Role::Master],
+        Roles::Backup => &[Role::Backup],
+        Roles::All => &[Role::Master, Role::Backup],
+    };
+    let shields: &[bool] = match demo.shield {
+        Shield::Off => &[false],
+        Shield::On => &[true],
+        Shield::Both => &[false, true],
+    };
+    let program = vipshield_program(demo.common.vipshield)?;
+    let mut specs = Vec::new();
+    for &sequence in &sequences {
+        for &role in roles {
+            for &shield in shields {
+                for run in 1..=demo.common.runs {
+                    let shielded = if shield { "shielded" } else { "unshielded" };
+                    let name = format!("{}-{sequence}-{role}-{shielded}-{run}", demo.datapath);
+                    let mut spec = RunSpec::new(demo.datapath, sequence, role);
+                    spec.shield = shield.then(|| program.clone());
+                    spec.logs = demo.common.logs.as_ref().map(|logs| logs.join(&name));
+                    specs.push((name, spec));
+                }
+            }
+        }
+    }
+    let mut runs = stream::iter(specs)
+        .map(async |(name, spec)| measure::run_undivided(&spec).await.context(name))
+        .buffered(demo.common.jobs.max(1));
+    let mut results = Vec::new();
+    while let Some(result) = runs.next().await {
+        let result = result?;
+        println!("{}", report::verdict(&result));
+        for note in &result.notes {
+            println!("  note: {note}");
+        }
+        results.push(result);
+    }
+    println!("\n{}", report::results(&results));
+    write_json(demo.common.json.as_deref(), &results)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_give_up(options: GiveUp) -> Result<ExitCode> {
+    let program = vipshield_program(options.vipshield)?;
+    let figures = give_up::measure(options.datapath, &program, options.runs).await?;
+    print!("{}", give_up::table(&figures));
+    write_json(options.json.as_deref(), &figures)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_test(test: Test) -> Result<ExitCode> {
+    let chosen = |scenario: &Scenario| {
+        let mut names = test.names.iter();
+        let is_wanted = names.any(|pattern| scenarios::matches(pattern, &scenario.name));
+        let is_usual = (test.every_step || !scenario.name.ends_with(scenarios::EVERY_STEP))
+            && (test.extra || !scenario.extra);
+        (is_wanted || test.names.is_empty() && is_usual)
+            && (!test.core || scenarios::is_core(&scenario.name))
+    };
+    let (alone, together): (Vec<_>, Vec<_>) =
+        scenarios::all().into_iter().filter(chosen).partition(|scenario| scenario.alone);
+    if alone.is_empty() && together.is_empty() {
+        bail!("no scenario matches {}", test.names.join(" "));
+    }
+    let context = scenarios::Context {
+        datapath: test.datapath,
+        vipshield: vipshield_program(test.common.vipshield)?,
+        runs: test.common.runs,
+        logs: test.common.logs,
+    };
+    let one = |scenario| one_scenario(scenario, context.clone());
+    let one_by_one = stream::iter(alone).then(one);
+    // In whatever order they end: some take a hundred times as long as others.
+    let at_once = stream::iter(together).map(one).buffer_unordered(test.common.jobs.max(1));
+    let mut running = std::pin::pin!(one_by_one.chain(at_once));
+    let mut outcomes = Vec::new();
+    while let Some(outcome) = running.next().await {
+        let reason = outcome.reason.as_ref().map(|reason| format!(" ({reason})"));
+        let (name, datapath) = (&outcome.name, outcome.datapath);
+        let took = format!("{datapath}, {:.1} s", outcome.seconds);
+        println!("{} {name} [{took}]{}", outcome.result, reason.unwrap_or_default());
+        outcomes.push(outcome);
+    }
+    let count = |result| outcomes.iter().filter(|outcome| outcome.result == result).count();
+    let (passed, failed, skipped) = (count("ok"), count("FAILED"), count("skipped"));
+    let measured: Vec<_> = outcomes
+        .iter()
+        .flat_map(|outcome| {
+            outcome.runs.iter().map(|run| Measured { scenario: &outcome.name, run })
+        })
+        .collect();
+    write_json(test.common.json.as_deref(), &measured)?;
+    println!("{passed} passed, {failed} failed, {skipped} skipped");
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// One measured run of a scenario, as it is written to a file.
+#[derive(serde::Serialize)]
+struct Measured<'a> {
+    scenario: &'a str,
+    #[serde(flatten)]
+    run: &'a RunResult,
+}
+
+async fn one_scenario(scenario: Scenario, context: scenarios::Context) -> Outcome {
+    let datapath = context.datapath;
+    let began = clock::now();
+    let (result, reason, runs) = match scenario.hindrance(&context) {
+        Some(why) => ("skipped", Some(why), Vec::new()),
+        None => match scenario.run(context).await {
+            Ok(runs) => ("ok", None, runs),
+            Err(error) => ("FAILED", Some(format!("{error:#}")), Vec::new()),
+        },
+    };
+    let seconds = clock::now().saturating_duration_since(began).as_secs_f64();
+    Outcome { name: scenario.name, datapath, result, reason, seconds, runs }
+}
+
+fn list() -> ExitCode {
+    let rows: Vec<_> =
+        scenarios::all().into_iter().map(|scenario| vec![scenario.name, scenario.about]).collect();
+    print!("{}", report::table(&rows));
+    ExitCode::SUCCESS
+}
+
+fn write_json(path: Option<&Path>, results: &impl serde::Serialize) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let text = serde_json::to_string_pretty(results).context("results")?;
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn vipshield_program(given: Option<PathBuf>) -> Result<PathBuf> {
+    if let Some(path) = given {
+        return std::path::absolute(path).context("vipshield's path");
+    }
+    let own = std::env::current_exe().context("the path of this program")?;
+    Ok(own.with_file_name("vipshield"))
+}

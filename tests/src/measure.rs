@@ -1,0 +1,386 @@
+//! One measured run: a lab, a sequence, and what the witnesses say of it.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::config::{DatapathKind, LabConfig};
+use crate::further::VipSeen;
+use crate::lab::Lab;
+use crate::objects;
+use crate::sequence::{Hooks, Replay, Sequence, Undisturbed};
+use crate::stack::Stack;
+use crate::witness::arp::ArpReport;
+use crate::witness::probe::ProbeReport;
+use crate::witness::tcp::TcpReport;
+use crate::witness::timeline::Window;
+pub use crate::witnesses::{Observed, TransitionSeen, Witnesses, transitions};
+
+/// What the first node, whose NIC is taken, is to VRRP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It owns the VIP.
+    Master,
+    /// The second node owns it.
+    Backup,
+}
+
+impl Role {
+    /// The state keepalived calls it by.
+    #[must_use]
+    pub fn state(self) -> &'static str {
+        match self {
+            Self::Master => "MASTER",
+            Self::Backup => "BACKUP",
+        }
+    }
+
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Master => Self::Backup,
+            Self::Backup => Self::Master,
+        }
+    }
+}
+
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Master => "master",
+            Self::Backup => "backup",
+        })
+    }
+}
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct RunSpec {
+    /// What takes the NIC.
+    pub datapath: DatapathKind,
+    /// How.
+    pub sequence: Sequence,
+    /// The first node's role.
+    pub role: Role,
+    /// The families of its addresses.
+    pub stack: Stack,
+    /// vipshield's program, where it is to guard the first node.
+    pub shield: Option<PathBuf>,
+    /// How long the window goes on after the last step.
+    pub settle: Duration,
+    /// Whether what is left is compared with what is left without vipshield.
+    pub compare: bool,
+    /// Where logs are copied.
+    pub logs: Option<PathBuf>,
+}
+
+impl RunSpec {
+    /// An undisturbed run with the window of the design.
+    #[must_use]
+    pub fn new(datapath: DatapathKind, sequence: Sequence, role: Role) -> Self {
+        let (stack, settle) = (Stack::Ipv4, Duration::from_secs(5));
+        Self { datapath, sequence, role, stack, shield: None, settle, compare: false, logs: None }
+    }
+}
+
+/// A step of the sequence.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepSeen {
+    /// Milliseconds after the window began.
+    pub at_ms: f64,
+    /// How long it took, in milliseconds.
+    pub took_ms: f64,
+    /// What it did.
+    pub name: String,
+}
+
+/// The result of one run. What was not measured is null, never 0.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// The kernel's release.
+    pub kernel: String,
+    /// What took the NIC.
+    pub datapath: DatapathKind,
+    /// How.
+    pub sequence: Sequence,
+    /// The first node's role when the window began.
+    pub role: Role,
+    /// The families of its addresses.
+    pub stack: Stack,
+    /// Whether vipshield guarded the first node.
+    pub shield: bool,
+    /// From the first step to the last, in milliseconds.
+    pub sequence_ms: f64,
+    /// How long the NIC was down or without carrier within the window, in milliseconds.
+    pub nic_down_ms: Option<f64>,
+    /// State changes of all instances on all nodes within the window.
+    pub vrrp_transitions: Option<usize>,
+    /// The most nodes that had the VIP configured at one time.
+    pub owners_max: Option<usize>,
+    /// How long two nodes had it, in milliseconds.
+    pub owners_overlap_ms: Option<f64>,
+    /// The probe of the VIP.
+    pub probe: Option<ProbeReport>,
+    /// The connection to the VIP.
+    pub tcp: Option<TcpReport>,
+    /// Messages that vipshield withheld from keepalived.
+    pub withheld: Option<u64>,
+    /// Messages that it released.
+    pub released: Option<u64>,
+    /// The probe of the VIP in a window of the same length before: what the
+    /// machine does to it on its own.
+    pub idle: Option<ProbeReport>,
+    /// The probe of the first node's own address.
+    pub node_probe: Option<ProbeReport>,
+    /// Who answered for the VIP on the wire.
+    pub arp: Option<ArpReport>,
+    /// The other VIPs.
+    pub further: Vec<VipSeen>,
+    /// The state changes.
+    pub transitions: Vec<TransitionSeen>,
+    /// The steps.
+    pub steps: Vec<StepSeen>,
+    /// How often the sequence was begun: Kube-OVN retries one that fails.
+    pub attempts: u32,
+    /// What a reader should know.
+    pub notes: Vec<String>,
+}
+
+/// Start keepalived on all nodes and wait until the first has `role`, the
+/// other nodes theirs, and the owner really has the VIP.
+///
+/// # Errors
+/// When they do not get there within 15 s (stretched).
+pub async fn elect(lab: &mut Lab, role: Role) -> Result<()> {
+    for number in 0..lab.nodes.len() {
+        lab.start_keepalived(number)?;
+    }
+    settled(lab, role).await
+}
+
+/// Wait until the first two nodes have the roles that belong to `role`.
+///
+/// # Errors
+/// When they do not within 15 s (stretched).
+pub async fn settled(lab: &Lab, role: Role) -> Result<()> {
+    let limit = Duration::from_secs(15);
+    for (number, wanted) in [(0, role), (1, role.other())] {
+        let node = lab.node(number)?;
+        let keepalived = node.keepalived.as_ref().context("keepalived does not run")?;
+        for instance in &lab.config.instances {
+            keepalived
+                .wait_for(&instance.name, wanted.state(), limit)
+                .await
+                .with_context(|| format!("{} is not {}", node.config.name, wanted.state()))?;
+        }
+    }
+    Ok(())
+}
+
+/// The lab of a run: built, elected, shielded, and with the sequence's
+/// prerequisite done. Notes say what could not be had.
+async fn prepare(spec: &RunSpec, notes: &mut Vec<String>) -> Result<Lab> {
+    let mut config = LabConfig::stacked(spec.datapath, spec.stack);
+    if spec.role == Role::Backup {
+        config.owner_is_second();
+    }
+    let mut lab = Lab::build(config).await?;
+    elect(&mut lab, spec.role).await?;
+    if let Some(program) = &spec.shield {
+        lab.start_vipshield(0, program).await?;
+    }
+    if let Some(first) = spec.sequence.prerequisite() {
+        insist(first, &lab, &mut Undisturbed, notes).await?;
+        clock::pass(spec.settle).await;
+        if settled_now(&lab, spec.role) {
+            return Ok(lab);
+        }
+        if spec.shield.is_some() {
+            bail!("{first} already cost node1 its role");
+        }
+        // Without a shield the first sequence breaks keepalived for good, and a
+        // restart does not help: its interface has no address any more.
+        notes.push(format!("node1 had lost its role to {first} when {} began", spec.sequence));
+    }
+    Ok(lab)
+}
+
+fn settled_now(lab: &Lab, role: Role) -> bool {
+    [(0, role), (1, role.other())].into_iter().all(|(number, wanted)| {
+        let keepalived = lab.nodes.get(number).and_then(|node| node.keepalived.as_ref());
+        lab.config.instances.iter().all(|instance| {
+            keepalived
+                .and_then(|keepalived| keepalived.state(&instance.name))
+                .is_some_and(|state| state == wanted.state())
+        })
+    })
+}
+
+/// Replay a sequence as Kube-OVN's controller does: when a step fails, begin
+/// again a second later.
+pub(crate) async fn insist(
+    sequence: Sequence,
+    lab: &Lab,
+    hooks: &mut dyn Hooks,
+    notes: &mut Vec<String>,
+) -> Result<(Replay, u32)> {
+    let mut attempts = 1;
+    let mut replay = sequence.run(lab, hooks).await;
+    while let Err(error) = &replay.outcome {
+        notes.push(format!("{sequence} failed: {error:#}"));
+        if attempts == 3 {
+            bail!("{sequence} failed {attempts} times: {error:#}");
+        }
+        attempts += 1;
+        clock::pass(Duration::from_secs(1)).await;
+        let again = sequence.run(lab, hooks).await;
+        replay.ended = again.ended;
+        replay.steps.extend(again.steps);
+        replay.outcome = again.outcome;
+    }
+    Ok((replay, attempts))
+}
+
+/// Run a sequence once, in a lab of its own, and measure.
+///
+/// # Errors
+/// When the lab cannot be built, or the sequence cannot be finished. That
+/// keepalived suffers is no error but a result.
+pub async fn run(spec: &RunSpec) -> Result<RunResult> {
+    let mut notes = Vec::new();
+    let mut lab = prepare(spec, &mut notes).await?;
+    let outcome = measure(spec, &mut lab, &mut notes).await;
+    if let Some(logs) = &spec.logs {
+        lab.save_logs(logs)?;
+    }
+    let mut result = outcome?;
+    result.notes = notes;
+    if let Some(logs) = &spec.logs {
+        let text = serde_json::to_string_pretty(&result).context("result")?;
+        std::fs::write(logs.join("result.json"), text).context("cannot write result.json")?;
+    }
+    Ok(result)
+}
+
+/// As [`run`], but without a shield again, up to five times, when keepalived
+/// was faster than Kube-OVN: between two of its steps it can give the VIP up
+/// by itself, so that the next step fails and the run shows a retry instead of
+/// the sequence. A note says so.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_undivided(spec: &RunSpec) -> Result<RunResult> {
+    let mut discarded = 0;
+    loop {
+        let mut result = run(spec).await?;
+        if result.shield || result.attempts == 1 || discarded == 4 {
+            if discarded > 0 {
+                result.notes.push(format!(
+                    "run again {discarded} times: keepalived had given the VIP up before \
+                     Kube-OVN could move it"
+                ));
+            }
+            return Ok(result);
+        }
+        discarded += 1;
+    }
+}
+
+async fn measure(spec: &RunSpec, lab: &mut Lab, notes: &mut Vec<String>) -> Result<RunResult> {
+    let mut witnesses = Witnesses::start(lab).await?;
+    let before = counters(lab).await?;
+    let idle_from = clock::now();
+    clock::pass(spec.settle).await;
+
+    let from = clock::now();
+    let (replay, attempts) = insist(spec.sequence, lab, &mut Undisturbed, notes).await?;
+    clock::pass((replay.ended + spec.settle).saturating_duration_since(clock::now())).await;
+    let window = Window { from, to: clock::now() };
+    witnesses.finish().await;
+
+    let after = counters(lab).await?;
+    let seen = witnesses.observe(lab, window);
+    if witnesses.blind_spots() > 0 {
+        notes.push("the address monitor lost events".to_owned());
+    }
+    end(spec, lab).await?;
+    let since = |at: Instant| clock::millis(at.saturating_duration_since(from));
+    let steps = replay.steps.iter().map(|step| StepSeen {
+        at_ms: since(step.began),
+        took_ms: clock::millis(step.done.saturating_duration_since(step.began)),
+        name: step.step.name.clone(),
+    });
+    let counted = |pick: fn(&(u64, u64)) -> u64| {
+        Some(pick(after.as_ref()?).saturating_sub(pick(before.as_ref()?)))
+    };
+    Ok(RunResult {
+        kernel: kernel()?,
+        datapath: spec.datapath,
+        sequence: spec.sequence,
+        role: spec.role,
+        stack: spec.stack,
+        shield: spec.shield.is_some(),
+        sequence_ms: clock::millis(replay.ended.saturating_duration_since(replay.started)),
+        nic_down_ms: Some(seen.nic_down_ms),
+        vrrp_transitions: Some(seen.transitions.len()),
+        owners_max: Some(seen.owners_max),
+        owners_overlap_ms: Some(seen.owners_overlap_ms),
+        probe: Some(seen.probe),
+        tcp: seen.tcp,
+        withheld: counted(|(withheld, _)| *withheld),
+        released: counted(|(_, released)| *released),
+        idle: Some(witnesses.probe().report(Window { from: idle_from, to: from })),
+        node_probe: Some(seen.node_probe),
+        arp: seen.arp,
+        further: witnesses.further(idle_from, window),
+        transitions: seen.transitions,
+        steps: steps.collect(),
+        attempts,
+        notes: Vec::new(),
+    })
+}
+
+/// End vipshield, where it runs. What is left is looked at before and after, if the run is to be
+/// compared.
+async fn end(spec: &RunSpec, lab: &mut Lab) -> Result<()> {
+    if lab.node(0)?.vipshield.is_none() {
+        return Ok(());
+    }
+    let mut row: Vec<Sequence> = spec.sequence.prerequisite().into_iter().collect();
+    row.push(spec.sequence);
+    let expected = if spec.compare {
+        objects::reference(&lab.config, &row).await?.last().cloned()
+    } else {
+        None
+    };
+    if let Some(expected) = &expected {
+        objects::released(lab, expected).await?;
+    }
+    let vipshield = lab.node_mut(0)?.vipshield.take().context("vipshield does not run")?;
+    let bpf = vipshield.bpf_objects()?;
+    vipshield.stop().await?;
+    if let Some(expected) = &expected {
+        let vips: Vec<String> = lab.config.vips().map(|vip| vip.to_string()).collect();
+        objects::gone(lab, expected, &vips, &bpf).await?;
+    }
+    Ok(())
+}
+
+async fn counters(lab: &Lab) -> Result<Option<(u64, u64)>> {
+    let Some(vipshield) = &lab.node(0)?.vipshield else { return Ok(None) };
+    Ok(Some((vipshield.counter("withheld").await?, vipshield.counter("released").await?)))
+}
+
+/// The running kernel's release.
+///
+/// # Errors
+/// Without `/proc`.
+pub fn kernel() -> Result<String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("osrelease")?;
+    Ok(release.trim().to_owned())
+}

@@ -1,0 +1,153 @@
+//! vipshield as a user has it: a program with a socket.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::bpf::BpfObjects;
+use crate::clock;
+use crate::lab::Node;
+use crate::process::{Daemon, LogLine, Program};
+
+/// A running vipshield. Dropping it kills it.
+#[derive(Debug)]
+pub struct Vipshield {
+    daemon: Daemon,
+    program: PathBuf,
+    socket: PathBuf,
+    token: String,
+}
+
+impl Vipshield {
+    /// Start it in the node's namespace, guarding `nic`; or, with none, as an operator does who
+    /// gives it no interface: it guards what keepalived uses and serves metrics where it always
+    /// does.
+    ///
+    /// # Errors
+    /// When the program is missing.
+    pub fn start(
+        program: &Path,
+        node: &Node,
+        nic: Option<&str>,
+        token: &str,
+        epoch: Instant,
+    ) -> Result<Self> {
+        let socket = node.dir.join("vipshield.sock");
+        let daemon = Program::new("vipshield", program, token)
+            .args(["run", "--socket"])
+            .arg(&socket)
+            .args(nic.map(|nic| ["--interface", nic, "--metrics", "off"]).into_iter().flatten())
+            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()))
+            .inside(&node.host.namespace)
+            .start(&node.dir.join("vipshield.log"), epoch)?;
+        Ok(Self { daemon, program: program.to_owned(), socket, token: token.to_owned() })
+    }
+
+    /// Its eBPF programs, maps and links.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn bpf_objects(&self) -> Result<BpfObjects> {
+        BpfObjects::of(self.daemon.pid())
+    }
+
+    /// `vipshield cleanup` in the node's namespace.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub async fn cleanup(program: &Path, node: &Node, token: &str) -> Result<()> {
+        let cleanup = Program::new("vipshield cleanup", program, token).arg("cleanup");
+        cleanup.inside(&node.host.namespace).succeed(Duration::from_secs(10)).await.map(|_| ())
+    }
+
+    /// What `vipshield events -o json` says.
+    ///
+    /// # Errors
+    /// When it fails or says something else than JSON.
+    pub async fn events(&self) -> Result<Value> {
+        self.ask("events").await
+    }
+
+    /// What `vipshield status -o json` says.
+    ///
+    /// # Errors
+    /// When it fails or says something else than JSON.
+    pub async fn status(&self) -> Result<Value> {
+        self.ask("status").await
+    }
+
+    async fn ask(&self, what: &str) -> Result<Value> {
+        let text = Program::new(&format!("vipshield {what}"), &self.program, &self.token)
+            .args([what, "-o", "json", "--socket"])
+            .arg(&self.socket)
+            .succeed(Duration::from_secs(5))
+            .await?;
+        serde_json::from_str(&text).with_context(|| format!("vipshield {what} is not JSON"))
+    }
+
+    /// Wait until it says it is ready.
+    ///
+    /// # Errors
+    /// When it ends or does not get ready in 10 seconds (stretched).
+    pub async fn ready(&mut self) -> Result<()> {
+        let deadline = clock::now() + clock::patience(Duration::from_secs(10));
+        loop {
+            if let Ok(status) = self.status().await
+                && status.get("ready").and_then(Value::as_bool) == Some(true)
+            {
+                return Ok(());
+            }
+            if !self.daemon.running() {
+                bail!("vipshield ended: {}", self.last_words());
+            }
+            if clock::now() >= deadline {
+                bail!("vipshield does not get ready: {}", self.last_words());
+            }
+            clock::pass(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A number out of the counters of its status.
+    ///
+    /// # Errors
+    /// When it does not answer or does not have that counter.
+    pub async fn counter(&self, name: &str) -> Result<u64> {
+        let status = self.status().await?;
+        let counter = status.get("counters").and_then(|counters| counters.get(name));
+        counter.and_then(Value::as_u64).with_context(|| format!("no counter {name} in status"))
+    }
+
+    /// What it wrote so far.
+    #[must_use]
+    pub fn log(&self) -> Vec<LogLine> {
+        self.daemon.lines()
+    }
+
+    /// End it with SIGTERM.
+    ///
+    /// # Errors
+    /// When it does not end in 10 seconds (stretched) or its exit code is not 0.
+    pub async fn stop(self) -> Result<()> {
+        let status = self.daemon.stop(Duration::from_secs(10)).await?;
+        if !status.success() {
+            bail!("vipshield ended with {status}");
+        }
+        Ok(())
+    }
+
+    /// Kill it with SIGKILL.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub async fn kill(self) -> Result<()> {
+        self.daemon.kill().await
+    }
+
+    fn last_words(&self) -> String {
+        let lines = self.daemon.lines();
+        let tail = lines.iter().rev().take(5).rev().map(|line| line.text.as_str());
+        tail.collect::<Vec<_>>().join(" | ")
+    }
+}

@@ -1,0 +1,122 @@
+//! Event counters: every path through an eBPF program bumps one.
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal, $help:literal;)*) => {
+        /// Index into the counters' map.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum Counter { $(#[doc = $help] $(#[$doc])* $variant),* }
+
+        impl Counter {
+            /// All of them, in the map's order.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// Its name, as in `vipshield status` and, with a prefix, in Prometheus.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// What it counts, in a sentence.
+            #[must_use]
+            pub const fn help(self) -> &'static str {
+                match self { $(Self::$variant => $help),* }
+            }
+        }
+    };
+}
+
+counters! {
+    PassedUnrelated => "guard_passed_unrelated",
+        "Netlink messages passed: of a type the guard does not look at.";
+    PassedDump => "guard_passed_dump",
+        "Netlink messages passed: part of a dump the daemon asked for.";
+    PassedOther => "guard_passed_other_interface",
+        "Netlink messages passed: about an interface that is not guarded.";
+    PassedTrue => "guard_passed_guarded",
+        "Netlink messages passed: about a guarded NIC, and nothing to hide.";
+    PassedAnswer => "guard_passed_answer",
+        "Netlink messages passed: answers to a request on this very socket (resync among them).";
+    PassedOwnRequest => "guard_passed_own_request",
+        "Netlink messages passed: changes that guarded daemons asked for themselves.";
+    PassedReplay => "guard_passed_replay",
+        "Netlink messages passed: a removal that vipshield has the kernel say again.";
+    PassedStale => "guard_passed_stale_heartbeat",
+        "Netlink messages passed: vipshield's heartbeat was stale (fail open).";
+    PassedMalformed => "guard_passed_malformed",
+        "Netlink messages passed: too short to be understood.";
+    PassedUnknownSocket => "guard_passed_unknown_socket",
+        "Netlink messages passed: the socket is not in the guard's table.";
+    WithheldAddress => "guard_withheld_address_removal",
+        "Netlink messages withheld: an address left a guarded NIC.";
+    WithheldAdminDown => "guard_withheld_admin_down",
+        "Netlink messages withheld: a guarded NIC was taken down.";
+    WithheldCarrier => "guard_withheld_carrier_loss",
+        "Netlink messages withheld: a guarded NIC lost its carrier within a transition.";
+    WithheldRename => "guard_withheld_rename",
+        "Netlink messages withheld: a guarded NIC was renamed.";
+    WithheldImpostor => "guard_withheld_impostor",
+        "Netlink messages withheld: another interface bears a guarded NIC's name.";
+    WithheldBridgePort => "guard_withheld_bridge_port",
+        "Netlink messages withheld: a bridge's word about its port.";
+    WithheldOwnAddress => "guard_withheld_own_address",
+        "Netlink messages withheld: an address of vipshield's own came or went.";
+    ReportsLost => "guard_reports_lost",
+        "Reports of withheld messages lost: the ring buffer was full.";
+    ShuntsThrown => "shunts_thrown",
+        "Times that a NIC joined or left a bridge and was joined to its bearer past it.";
+    ShuntedIn => "shunted_in",
+        "Frames taken from a NIC straight to its bearer.";
+    ShuntedOut => "shunted_out",
+        "Frames taken from a bearer straight to its NIC.";
+    WatchedArp => "watch_arp",
+        "Frames reported: ARP that claims a watched address.";
+    WatchedNd => "watch_nd",
+        "Frames reported: neighbour discovery that claims a watched address.";
+    WatchedVrrp => "watch_vrrp",
+        "Frames reported: VRRP adverts.";
+    WatchUnrelated => "watch_unrelated",
+        "ARP and neighbour discovery about addresses that are not watched.";
+    WatchFragment => "watch_fragments",
+        "Fragments of VRRP adverts: not reported.";
+    WatchMalformedArp => "watch_malformed_arp",
+        "Malformed frames: ARP that is cut off, or not about IPv4 over Ethernet.";
+    WatchMalformedIpv4 => "watch_malformed_ipv4",
+        "Malformed frames: VRRP in IPv4 with a wrong version or length.";
+    WatchMalformedIpv6 => "watch_malformed_ipv6",
+        "Malformed frames: VRRP or neighbour discovery in IPv6 with a wrong version or length.";
+    WatchMalformedNd => "watch_malformed_nd",
+        "Malformed frames: neighbour discovery that is too short, from afar, or of an unknown code.";
+    WatchMalformedVrrp => "watch_malformed_vrrp",
+        "Malformed frames: VRRP shorter than its header.";
+    WatchStale => "watch_stale_heartbeat",
+        "Frames not reported: vipshield's heartbeat was stale.";
+    WatchLimited => "watch_limited",
+        "Frames not reported: their source sends too many.";
+    WatchNewcomers => "watch_newcomers",
+        "Frames not reported: too many sources that were never heard before.";
+    FramesLost => "watch_frames_lost",
+        "Frames not reported: the ring buffer was full.";
+    AnsweredArp => "answered_arp",
+        "ARP requests answered for an address that is carried.";
+    AnsweredNd => "answered_nd",
+        "Neighbour solicitations answered for an address that is carried.";
+    AnswersRefused => "answers_refused",
+        "Questions about a carried address not answered: malformed, tagged, or in its own name.";
+    AnswersFailed => "answers_failed",
+        "Answers about a carried address that the kernel did not send.";
+    IntentRefused => "intent_refused",
+        "Requests of a daemon for an address, or for its removal, that the kernel refused.";
+    IntentGranted => "intent_granted",
+        "Requests of a daemon for an IPv6 address, or for its removal, that the kernel granted.";
+    IntentUnrelated => "intent_unrelated",
+        "Other answers that a daemon got on its command sockets.";
+    IntentsLost => "intents_lost",
+        "Reports of refused requests lost: the ring buffer was full.";
+    TaskEvents => "task_events",
+        "Guarded daemons seen to exec, fork, exit or reload, and tools seen to start.";
+    TaskEventsLost => "task_events_lost",
+        "Events of tasks lost: the ring buffer was full.";
+    TasksIgnored => "tasks_ignored",
+        "Other tasks seen to exec, fork or exit.";
+}

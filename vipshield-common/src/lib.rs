@@ -1,0 +1,93 @@
+//! What vipshield's eBPF programs and its userspace half say to each other: policies, reports,
+//! counters, and the names of the maps they travel in.
+//!
+//! Every type is `repr(C)` without implicit padding, made of plain integers, and its size is
+//! asserted at compile time, so that both halves read the same bytes.
+#![no_std]
+
+pub mod counters;
+pub mod guard;
+pub mod intent;
+pub mod shunt;
+pub mod tasks;
+pub mod watch;
+
+/// Names of the maps, as the eBPF object spells them.
+pub mod maps {
+    /// Array of one `u64`: until when ([`bpf_ktime_get_ns`][1]) the guard may withhold anything.
+    ///
+    /// [1]: https://man7.org/linux/man-pages/man7/bpf-helpers.7.html
+    pub const HEARTBEAT: &str = "HEARTBEAT";
+    /// Hash: interface index to [`NicPolicy`](crate::guard::NicPolicy).
+    pub const NICS: &str = "NICS";
+    /// Hash: interface name to the index of the guarded NIC known under it.
+    pub const NAMES: &str = "NAMES";
+    /// Hash: interface index to 1 while a link message about it is being withheld.
+    pub const LINK_HELD: &str = "LINK_HELD";
+    /// Hash: [`AddressKey`](crate::guard::AddressKey) of addresses that are vipshield's own.
+    pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
+    /// Hash: socket cookie to [`GuardedSocket`](crate::guard::GuardedSocket).
+    pub const SOCKETS: &str = "SOCKETS";
+    /// Hash: netlink port of a daemon's command socket to 1: what it asked for passes.
+    pub const COMMAND_PORTS: &str = "COMMAND_PORTS";
+    /// IPv6 addresses whose removal is being said again.
+    pub const REPLAYED: &str = "REPLAYED";
+    /// Ring buffer of [`GuardReport`](crate::guard::GuardReport).
+    pub const REPORTS: &str = "REPORTS";
+    /// Ring buffer of [`IntentReport`](crate::intent::IntentReport).
+    pub const INTENTS: &str = "INTENTS";
+    /// Hash: command name of a task worth a word, to one of [`names`](crate::tasks::names).
+    pub const TASK_NAMES: &str = "TASK_NAMES";
+    /// Ring buffer of [`TaskEvent`](crate::tasks::TaskEvent).
+    pub const TASKS: &str = "TASKS";
+    /// Hash: interface index to [`ShuntEnd`](crate::shunt::ShuntEnd).
+    pub const SHUNT_ENDS: &str = "SHUNT_ENDS";
+    /// Hash: interface index of a NIC to [`Thrown`](crate::shunt::Thrown).
+    pub const SHUNTED: &str = "SHUNTED";
+    /// Hash: [`AddressKey`](crate::guard::AddressKey) of addresses whose owners are watched.
+    pub const WATCHED: &str = "WATCHED";
+    /// Hash: [`AnsweredKey`](crate::watch::AnsweredKey) to [`Answer`](crate::watch::Answer).
+    pub const ANSWERED: &str = "ANSWERED";
+    /// Ring buffer of [`FrameReport`](crate::watch::FrameReport), each with its frame's bytes.
+    pub const FRAMES: &str = "FRAMES";
+    /// Per-CPU array of `u64`, indexed by [`Counter`](crate::counters::Counter).
+    pub const COUNTERS: &str = "COUNTERS";
+}
+
+/// Names of constants that the loader sets.
+pub mod constants {
+    /// Where `struct net_device` keeps its `ifindex`, in bytes.
+    pub const IFINDEX_OFFSET: &str = "IFINDEX_OFFSET";
+}
+
+/// Names of the programs, as the eBPF object spells them.
+pub mod programs {
+    /// Socket filter on a guarded daemon's rtnetlink monitor sockets.
+    pub const NETLINK_GUARD: &str = "netlink_guard";
+    /// Socket filter on vipshield's own rtnetlink monitor: throws shunts.
+    pub const LINK_SENTRY: &str = "link_sentry";
+    /// kprobe on `br_add_if`: throws shunts earlier.
+    pub const BRIDGE_JOIN_SENTRY: &str = "bridge_join_sentry";
+    /// kprobe on `br_del_if`: throws shunts earlier.
+    pub const BRIDGE_CUT_SENTRY: &str = "bridge_cut_sentry";
+    /// kprobe on `ovs_vport_del`: throws shunts earlier.
+    pub const OVS_CUT_SENTRY: &str = "ovs_cut_sentry";
+    /// TC classifier on a NIC's ingress.
+    pub const SHUNT_INGRESS: &str = "shunt_ingress";
+    /// TC classifier on a bearer's egress.
+    pub const SHUNT_EGRESS: &str = "shunt_egress";
+    /// TC classifier on the ingress of a NIC and its bearer: watches, and answers neighbours.
+    pub const WATCH_INGRESS: &str = "watch_ingress";
+    /// TC classifier on the egress of a NIC and its bearer: watches.
+    pub const WATCH_EGRESS: &str = "watch_egress";
+    /// Socket filter on a guarded daemon's rtnetlink command sockets.
+    pub const NETLINK_INTENT: &str = "netlink_intent";
+    /// Raw tracepoint `sched_process_exec`.
+    pub const TASK_EXEC: &str = "task_exec";
+    /// Raw tracepoint `sched_process_fork`.
+    pub const TASK_FORK: &str = "task_fork";
+    /// Raw tracepoint `sched_process_exit`.
+    pub const TASK_EXIT: &str = "task_exit";
+    /// Raw tracepoint `signal_generate`.
+    pub const TASK_SIGNAL: &str = "task_signal";
+}

@@ -1,0 +1,52 @@
+//! The shunt: NIC and bearer as one wire, past the bridge between them.
+//!
+//! While a port joins or leaves a bridge there are moments in which the bridge forwards nothing
+//! and userspace cannot know yet. The shunt is thrown from the kernel's own announcement, in the
+//! context of whoever made the change, and ends by itself.
+
+/// For how long a shunt lasts once thrown: until the bridge forwards, or routes are in force.
+/// Nanoseconds.
+pub const LIFETIME_NS: u64 = 500_000_000;
+
+/// What throws a shunt.
+pub mod trigger {
+    /// The NIC became a port.
+    pub const JOIN: u32 = 1;
+    /// The NIC is a port no longer.
+    pub const CUT: u32 = 2;
+}
+
+/// One end of a shunt, under its interface index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ShuntEnd {
+    /// Interface index of the other end.
+    pub peer: u32,
+    /// Interface index of the NIC, which is one of the two.
+    pub nic: u32,
+    /// One of [`trigger`].
+    pub trigger: u32,
+}
+
+/// Until when (`CLOCK_MONOTONIC`, nanoseconds) a NIC's shunt is thrown; 0 is not at all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Thrown {
+    /// From the NIC to the bearer.
+    pub ingress: u64,
+    /// From the bearer to the NIC.
+    pub egress: u64,
+}
+
+const _: () = assert!(size_of::<ShuntEnd>() == 12);
+const _: () = assert!(size_of::<Thrown>() == 16);
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{ShuntEnd, Thrown};
+
+    // SAFETY: repr(C), no padding (size asserted above), every bit pattern is a value.
+    unsafe impl aya::Pod for ShuntEnd {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Thrown {}
+}

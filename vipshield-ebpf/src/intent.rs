@@ -1,0 +1,108 @@
+//! Socket filter on a guarded daemon's rtnetlink command socket: which addresses it asks for, and
+//! which it gives up, where nothing else says so.
+//!
+//! The kernel's answer to a request passes the socket's filter (`netlink_unicast` in
+//! `net/netlink/af_netlink.c` calls `sk_filter`). An answer to a request that failed carries the
+//! whole request; one to a request that succeeded only its header (`netlink_ack`). What succeeded
+//! is announced to everybody with the port of the one who asked, but for IPv6. So told here are
+//! failures: after Kube-OVN has moved an address, the daemon's own request to remove it fails, and
+//! nothing else says that it gave the address up; and successes that are about IPv6. A removal is
+//! announced in the context of who asks, right before the answer: `link_sentry` remembers it by the
+//! task. An addition is announced by a kernel thread, some time later: its report names no address.
+//!
+//! It always passes everything.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    helpers::{bpf_get_current_task, generated::bpf_get_socket_cookie},
+    macros::socket_filter,
+    programs::SkBuffContext,
+};
+use aya_log_ebpf::warn;
+use vipshield_common::{counters::Counter, intent::IntentReport};
+
+use crate::{
+    maps::{ANNOUNCED, Announced, INTENTS, count, now_ns},
+    netlink::{
+        AF_INET6, AddressMessage, HEADER, Header, NLMSG_ERROR, RTM_DELADDR, RTM_NEWADDR,
+        local_address,
+    },
+    skb::load,
+};
+
+/// `struct nlmsgerr`: an errno, then the request.
+const REQUEST: u32 = HEADER + size_of::<i32>() as u32;
+
+#[socket_filter]
+fn netlink_intent(skb: SkBuffContext) -> i64 {
+    let Some(report) = said(&skb) else {
+        count(Counter::IntentUnrelated);
+        return i64::from(u32::MAX);
+    };
+    count(if INTENTS.output::<IntentReport>(&report, 0).is_err() {
+        warn!(&skb, "intent lost: type {}", report.message_type);
+        Counter::IntentsLost
+    } else if report.error == 0 {
+        Counter::IntentGranted
+    } else {
+        Counter::IntentRefused
+    });
+    i64::from(u32::MAX)
+}
+
+/// What an answer says of an address that nothing else says.
+#[inline(always)]
+fn said(skb: &SkBuffContext) -> Option<IntentReport> {
+    let header = load::<Header>(skb, 0)?;
+    if header.message_type != NLMSG_ERROR {
+        return None;
+    }
+    let error = load::<i32>(skb, HEADER)?;
+    let request = load::<Header>(skb, REQUEST)?;
+    let message_type = request.message_type;
+    if !matches!(message_type, RTM_NEWADDR | RTM_DELADDR) {
+        return None;
+    }
+    let about = if error == 0 { granted(message_type)? } else { refused(skb, message_type)? };
+    Some(IntentReport {
+        time_ns: now_ns(),
+        // SAFETY: the context of a socket filter is a `__sk_buff`.
+        cookie: unsafe { bpf_get_socket_cookie(skb.as_ptr()) },
+        port: header.port,
+        sequence: header.sequence,
+        ifindex: about.ifindex,
+        error,
+        message_type,
+        family: about.family,
+        prefix_len: about.prefix_len,
+        padding: [0; 4],
+        address: about.address,
+    })
+}
+
+/// What the daemon asked of an address and did not get.
+#[inline(always)]
+fn refused(skb: &SkBuffContext, message_type: u16) -> Option<Announced> {
+    let message = load::<AddressMessage>(skb, REQUEST + HEADER)?;
+    let address = local_address(skb, REQUEST + HEADER, message.family)?;
+    let AddressMessage { family, prefix_len, index: ifindex, .. } = message;
+    Some(Announced { address, ifindex, message_type, family, prefix_len })
+}
+
+/// The IPv6 address that the daemon added or removed; of no family if it cannot be told.
+#[inline(always)]
+fn granted(message_type: u16) -> Option<Announced> {
+    // SAFETY: a helper without preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    // SAFETY: the entry is this task's own: nobody else writes it.
+    let announced = unsafe { ANNOUNCED.get(task) }.copied();
+    let _ = ANNOUNCED.remove(task);
+    match announced {
+        Some(it) if it.message_type == message_type => (it.family == AF_INET6).then_some(it),
+        _ => {
+            let (address, ifindex, family, prefix_len) = ([0; 16], 0, 0, 0);
+            let nameless = Announced { address, ifindex, message_type, family, prefix_len };
+            (message_type == RTM_NEWADDR).then_some(nameless)
+        }
+    }
+}

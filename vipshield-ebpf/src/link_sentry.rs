@@ -1,0 +1,185 @@
+//! What throws a shunt, in the context of whoever changes a link and long before userspace is
+//! woken.
+//!
+//! `link_sentry` is a socket filter on vipshield's own rtnetlink monitor, which always passes: it
+//! sees a NIC join any kind of bridge, and leave one. The other sentries, where the kernel lets
+//! them in, see it before it happens: a Linux bridge says so a moment later, of a port that leaves
+//! Open vSwitch it is said only after it has waited for every CPU (`ovs_netdev_detach_dev`,
+//! `net/openvswitch/vport-netdev.c`).
+
+use core::ffi::c_void;
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_task, bpf_probe_read_kernel},
+    macros::{kprobe, socket_filter},
+    programs::{ProbeContext, SkBuffContext},
+};
+use vipshield_common::{
+    counters::Counter,
+    shunt::{LIFETIME_NS, Thrown, trigger},
+};
+
+use crate::{
+    maps::{ANNOUNCED, Announced, SHUNT_ENDS, SHUNTED, count, now_ns},
+    netlink::{
+        AF_BRIDGE, AddressMessage, Attribute, HEADER, Header, IFF_UP, LinkMessage, NLA_TYPE_MASK,
+        RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR, RTM_NEWLINK, align, local_address,
+    },
+    skb::load,
+};
+
+/// `linux/if_link.h`.
+const IFLA_MASTER: u16 = 10;
+const IFLA_PROTINFO: u16 = 12;
+const IFLA_BRPORT_STATE: u16 = 1;
+/// `linux/if_bridge.h`.
+const BR_STATE_DISABLED: u8 = 0;
+/// `rtnl_fill_ifinfo` (`net/core/rtnetlink.c`) puts about twenty attributes before the master.
+const ATTRIBUTES_LOOKED_AT: u32 = 32;
+
+/// Where `struct net_device` keeps its `ifindex`, in bytes; the loader knows.
+#[unsafe(no_mangle)]
+static IFINDEX_OFFSET: u32 = 0;
+
+/// `br_add_if` (`net/bridge/br_if.c`): a port is about to join a Linux bridge, which drops what it
+/// receives from then on, until it has said so.
+#[kprobe]
+fn bridge_join_sentry(ctx: ProbeContext) -> u32 {
+    bridge(&ctx, trigger::JOIN)
+}
+
+/// `br_del_if`, at the same place: a port is about to leave a Linux bridge.
+#[kprobe]
+fn bridge_cut_sentry(ctx: ProbeContext) -> u32 {
+    bridge(&ctx, trigger::CUT)
+}
+
+#[inline(always)]
+fn bridge(ctx: &ProbeContext, event: u32) -> u32 {
+    if let Some(device) = ctx.arg::<*const c_void>(1) {
+        let until = now_ns().saturating_add(LIFETIME_NS);
+        throw_of(device, event, Thrown { ingress: until, egress: until });
+    }
+    0
+}
+
+/// `ovs_vport_del` (`net/openvswitch/vport.c`): Open vSwitch finds a port no more, and waits for the
+/// locks it needs to let go of it. What the port receives until then still gets its usual way.
+#[kprobe]
+fn ovs_cut_sentry(ctx: ProbeContext) -> u32 {
+    if let Some(port) = ctx.arg::<*const *const c_void>(0)
+        // SAFETY: the helper reads from any address, and says so if there is nothing. The device
+        // comes first in `struct vport`.
+        && let Ok(device) = unsafe { bpf_probe_read_kernel(port) }
+    {
+        let until = now_ns().saturating_add(LIFETIME_NS);
+        throw_of(device, trigger::CUT, Thrown { ingress: 0, egress: until });
+    }
+    0
+}
+
+/// Throws the shunt of the NIC that is this `struct net_device`.
+#[inline(always)]
+fn throw_of(device: *const c_void, event: u32, thrown: Thrown) {
+    // SAFETY: the loader replaces the constant before the program is loaded: the compiler must not
+    // know it.
+    let offset = unsafe { core::ptr::read_volatile(&raw const IFINDEX_OFFSET) } as usize;
+    // SAFETY: the helper reads from any address, and says so if there is nothing.
+    if let Ok(index) = unsafe { bpf_probe_read_kernel(device.wrapping_byte_add(offset).cast()) } {
+        throw(index, event, thrown);
+    }
+}
+
+#[socket_filter]
+fn link_sentry(skb: SkBuffContext) -> i64 {
+    watch(&skb);
+    i64::from(u32::MAX)
+}
+
+#[inline(always)]
+fn watch(skb: &SkBuffContext) -> Option<()> {
+    let header = load::<Header>(skb, 0)?;
+    if matches!(header.message_type, RTM_NEWADDR | RTM_DELADDR) {
+        return remember(skb, header.message_type);
+    }
+    if !matches!(header.message_type, RTM_NEWLINK | RTM_DELLINK) {
+        return None;
+    }
+    let link = load::<LinkMessage>(skb, HEADER)?;
+    // SAFETY: entries are plain integers; a torn read of one being replaced costs one shunt.
+    let end = unsafe { SHUNT_ENDS.get(link.index) }.copied()?;
+    if end.nic != link.index {
+        // Nothing gets anywhere through a bearer that was taken down.
+        if link.flags & IFF_UP == 0 {
+            let _ = SHUNTED.remove(end.nic);
+        }
+        return None;
+    }
+    let until = now_ns().saturating_add(LIFETIME_NS);
+    let (event, thrown) = match (link.family, header.message_type) {
+        // A Linux bridge says so of a port that leaves, before the port is gone (`del_nbp`): first
+        // that it is disabled. From then on it drops what the port receives.
+        (AF_BRIDGE, RTM_NEWLINK) if !is_disabled_port(skb) => return None,
+        (AF_BRIDGE, _) => (trigger::CUT, Thrown { ingress: until, egress: until }),
+        (_, RTM_DELLINK) => return None,
+        _ if payload(skb, IFLA_MASTER).is_some() => {
+            (trigger::JOIN, Thrown { ingress: until, egress: until })
+        }
+        // The NIC's own stack has what arrives.
+        _ => (trigger::CUT, Thrown { ingress: 0, egress: until }),
+    };
+    throw(link.index, event, thrown);
+    Some(())
+}
+
+/// Remembers what this task had the kernel do to an address, for `netlink_intent`: the answer that
+/// follows does not say.
+#[inline(always)]
+fn remember(skb: &SkBuffContext, message_type: u16) -> Option<()> {
+    let message = load::<AddressMessage>(skb, HEADER)?;
+    let announced = Announced {
+        address: local_address(skb, HEADER, message.family)?,
+        ifindex: message.index,
+        message_type,
+        family: message.family,
+        prefix_len: message.prefix_len,
+    };
+    // SAFETY: a helper without preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    ANNOUNCED.insert(task, announced, 0).ok()
+}
+
+/// Throws the shunt of a NIC if it is laid for this event.
+#[inline(always)]
+fn throw(nic: u32, event: u32, thrown: Thrown) {
+    // SAFETY: as in `watch`.
+    let laid = unsafe { SHUNT_ENDS.get(nic) };
+    if laid.is_some_and(|end| end.nic == nic && end.trigger == event)
+        && SHUNTED.insert(nic, thrown, 0).is_ok()
+    {
+        count(Counter::ShuntsThrown);
+    }
+}
+
+/// Where the payload of an attribute of a link is.
+#[inline(always)]
+fn payload(skb: &SkBuffContext, wanted: u16) -> Option<u32> {
+    let mut offset = HEADER + size_of::<LinkMessage>() as u32;
+    for _ in 0..ATTRIBUTES_LOOKED_AT {
+        let attribute = load::<Attribute>(skb, offset)?;
+        if attribute.attribute_type & NLA_TYPE_MASK == wanted {
+            return Some(offset + size_of::<Attribute>() as u32);
+        }
+        offset += align(attribute.length)?;
+    }
+    None
+}
+
+/// Whether a bridge says that a port does not forward any more. The state comes first in what it
+/// says of a port (`br_port_fill_attrs`, `net/bridge/br_netlink.c`).
+#[inline(always)]
+fn is_disabled_port(skb: &SkBuffContext) -> bool {
+    let Some(port) = payload(skb, IFLA_PROTINFO) else { return false };
+    load::<Attribute>(skb, port).is_some_and(|first| first.attribute_type == IFLA_BRPORT_STATE)
+        && load::<u8>(skb, port + size_of::<Attribute>() as u32) == Some(BR_STATE_DISABLED)
+}

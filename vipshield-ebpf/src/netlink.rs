@@ -1,0 +1,114 @@
+//! rtnetlink messages as a socket filter finds them: from offset 0, in the byte order of this
+//! machine.
+
+use aya_ebpf::programs::SkBuffContext;
+
+use crate::skb::load;
+
+/// `linux/rtnetlink.h`.
+pub(crate) const RTM_NEWLINK: u16 = 16;
+pub(crate) const RTM_DELLINK: u16 = 17;
+pub(crate) const RTM_NEWADDR: u16 = 20;
+pub(crate) const RTM_DELADDR: u16 = 21;
+/// `linux/netlink.h`: an answer to a request, and part of an answer to a dump.
+pub(crate) const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLM_F_MULTI: u16 = 2;
+/// The type's upper bits are flags (`NLA_TYPE_MASK`, `linux/netlink.h`).
+pub(crate) const NLA_TYPE_MASK: u16 = 0x3fff;
+/// `linux/socket.h`.
+pub(crate) const AF_BRIDGE: u8 = 7;
+const AF_INET: u8 = 2;
+pub(crate) const AF_INET6: u8 = 10;
+/// `linux/if.h`.
+pub(crate) const IFF_UP: u32 = 1 << 0;
+/// `linux/if_addr.h`.
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+
+/// Local and address come among the first three in what the kernel says (`inet_fill_ifaddr`,
+/// `inet6_fill_ifaddr`), and among the first few in what anybody asks.
+const ATTRIBUTES_LOOKED_AT: u32 = 6;
+
+/// `struct nlmsghdr`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Header {
+    pub(crate) length: u32,
+    pub(crate) message_type: u16,
+    pub(crate) flags: u16,
+    pub(crate) sequence: u32,
+    pub(crate) port: u32,
+}
+
+/// `struct ifinfomsg`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct LinkMessage {
+    pub(crate) family: u8,
+    pub(crate) padding: u8,
+    pub(crate) device_type: u16,
+    pub(crate) index: u32,
+    pub(crate) flags: u32,
+    pub(crate) change: u32,
+}
+
+/// `struct ifaddrmsg`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct AddressMessage {
+    pub(crate) family: u8,
+    pub(crate) prefix_len: u8,
+    pub(crate) flags: u8,
+    pub(crate) scope: u8,
+    pub(crate) index: u32,
+}
+
+/// `struct nlattr`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Attribute {
+    pub(crate) length: u16,
+    pub(crate) attribute_type: u16,
+}
+
+pub(crate) const HEADER: u32 = size_of::<Header>() as u32;
+pub(crate) const ATTRIBUTE: u32 = size_of::<Attribute>() as u32;
+
+/// `IFA_LOCAL` of the address message at `offset`, `IFA_ADDRESS` where there is none (IPv6 without
+/// a peer).
+#[inline(always)]
+pub(crate) fn local_address(skb: &SkBuffContext, offset: u32, family: u8) -> Option<[u8; 16]> {
+    let mut offset = offset + size_of::<AddressMessage>() as u32;
+    let mut found = None;
+    for _ in 0..ATTRIBUTES_LOOKED_AT {
+        let Some(attribute) = load::<Attribute>(skb, offset) else { break };
+        let attribute_type = attribute.attribute_type & NLA_TYPE_MASK;
+        if attribute_type == IFA_LOCAL || (attribute_type == IFA_ADDRESS && found.is_none()) {
+            let mut address = [0_u8; 16];
+            match family {
+                AF_INET => {
+                    let bytes = load::<[u8; 4]>(skb, offset + ATTRIBUTE)?;
+                    address[0] = bytes[0];
+                    address[1] = bytes[1];
+                    address[2] = bytes[2];
+                    address[3] = bytes[3];
+                }
+                AF_INET6 => address = load::<[u8; 16]>(skb, offset + ATTRIBUTE)?,
+                _ => return None,
+            }
+            found = Some(address);
+            if attribute_type == IFA_LOCAL {
+                break;
+            }
+        }
+        let Some(step) = align(attribute.length) else { break };
+        offset += step;
+    }
+    found
+}
+
+/// An attribute's length with its padding; nothing for a length no attribute can have.
+#[inline(always)]
+pub(crate) fn align(length: u16) -> Option<u32> {
+    if u32::from(length) < ATTRIBUTE { None } else { Some((u32::from(length) + 3) & !3) }
+}

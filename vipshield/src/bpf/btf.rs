@@ -1,0 +1,128 @@
+//! Where the running kernel keeps a member of one of its structures: read from its BTF
+//! (`Documentation/bpf/btf.rst`; Linux 5.4 with `CONFIG_DEBUG_INFO_BTF`).
+//!
+//! Rust's compiler writes no CO-RE relocations, so the one offset that a program needs is handed
+//! to it as a constant.
+
+use std::{fs, io};
+
+/// What the kernel says of its own types.
+const KERNEL: &str = "/sys/kernel/btf/vmlinux";
+const MAGIC: u16 = 0xeb9f;
+const WORD: usize = size_of::<u32>();
+/// `name_off`, `info`, `size` or `type` of `struct btf_type`.
+const TYPE_WORDS: usize = 3;
+/// `name_off`, `type`, `offset` of `struct btf_member`.
+const MEMBER_WORDS: usize = 3;
+const KIND_STRUCT: u32 = 4;
+
+/// Bytes from the start of structure `of` to its member `name`, in the running kernel.
+pub(super) fn kernel_offset(of: &str, name: &str) -> io::Result<Option<u32>> {
+    Ok(offset(&fs::read(KERNEL)?, of, name))
+}
+
+/// The same from BTF in the byte order of this machine; none for what is not there, is a bit
+/// field, or cannot be understood.
+fn offset(btf: &[u8], of: &str, name: &str) -> Option<u32> {
+    let magic = u16::from_ne_bytes(*btf.first_chunk()?);
+    let header = btf.get(WORD..)?;
+    let at = |index| word(header, index).map(|value| value as usize);
+    let (length, types, types_length) = (at(0)?, at(1)?, at(2)?);
+    let (strings, strings_length) = (at(3)?, at(4)?);
+    let body = btf.get(length..).filter(|_| magic == MAGIC)?;
+    let types = body.get(types..types.checked_add(types_length)?)?;
+    let strings = body.get(strings..strings.checked_add(strings_length)?)?;
+    let named = |offset: u32, wanted: &str| {
+        let rest = strings.get(offset as usize..).unwrap_or_default();
+        rest.strip_prefix(wanted.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+    };
+    let mut rest = types;
+    while !rest.is_empty() {
+        let (name_at, info) = (word(rest, 0)?, word(rest, 1)?);
+        let (kind, count) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
+        let members = rest.get(TYPE_WORDS * WORD..)?;
+        if kind == KIND_STRUCT && named(name_at, of) {
+            let member = (0..count).find_map(|index| {
+                let member = members.get(index * MEMBER_WORDS * WORD..)?;
+                named(word(member, 0)?, name).then(|| word(member, 2)).flatten()
+            })?;
+            // With the kind's flag set, the upper byte is the size of a bit field.
+            let (bits, field) =
+                if info >> 31 == 1 { (member & 0x00ff_ffff, member >> 24) } else { (member, 0) };
+            return (field == 0 && bits % 8 == 0).then_some(bits / 8);
+        }
+        rest = members.get(extra_words(kind, count)? * WORD..)?;
+    }
+    None
+}
+
+/// What follows a type of this kind; none for a kind that is not known.
+const fn extra_words(kind: u32, count: usize) -> Option<usize> {
+    Some(match kind {
+        // Pointer, forward declaration, typedef, volatile, const, restrict, function, float, type
+        // tag.
+        2 | 7..=12 | 16 | 18 => 0,
+        // Integer, variable, declaration tag.
+        1 | 14 | 17 => 1,
+        // Array.
+        3 => 3,
+        // Enumeration, function prototype.
+        6 | 13 => 2 * count,
+        // Structure, union, data section, enumeration of 64 bits.
+        4 | 5 | 15 | 19 => 3 * count,
+        _ => return None,
+    })
+}
+
+fn word(bytes: &[u8], index: usize) -> Option<u32> {
+    bytes.get(index * WORD..)?.first_chunk().map(|word| u32::from_ne_bytes(*word))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `int`, then `struct dev { int state; int ifindex; }`.
+    fn example() -> Vec<u8> {
+        let strings = b"\0int\0dev\0state\0ifindex\0";
+        let types: [u32; 4 + 3 + 6] = [1, 1 << 24, 4, 32, 5, 4 << 24 | 2, 8, 9, 1, 0, 15, 1, 32];
+        let mut btf = u32::from_ne_bytes([0, 0, 1, 0]).to_ne_bytes().to_vec();
+        btf[..2].copy_from_slice(&MAGIC.to_ne_bytes());
+        let length = (types.len() * WORD) as u32;
+        for word in [24, 0, length, length, strings.len() as u32].iter().chain(&types) {
+            btf.extend(word.to_ne_bytes());
+        }
+        btf.extend(strings);
+        btf
+    }
+
+    #[test]
+    fn a_member_is_found() {
+        let btf = example();
+        assert_eq!(offset(&btf, "dev", "ifindex"), Some(4));
+        assert_eq!(offset(&btf, "dev", "state"), Some(0));
+        assert_eq!(offset(&btf, "dev", "if"), None);
+        assert_eq!(offset(&btf, "de", "ifindex"), None);
+    }
+
+    #[test]
+    fn the_running_kernel_has_interfaces() {
+        if fs::exists(KERNEL).unwrap() {
+            assert!(kernel_offset("net_device", "ifindex").unwrap().is_some());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_is_no_type(cut in 0_usize..120, at in 0_usize..120, with: u8) {
+            let mut btf = example();
+            btf.truncate(cut);
+            if let Some(byte) = btf.get_mut(at) {
+                *byte = with;
+            }
+            let _ = offset(&btf, "dev", "ifindex");
+        }
+    }
+}

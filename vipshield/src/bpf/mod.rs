@@ -1,0 +1,526 @@
+//! The eBPF programs: loading them, and the maps through which they are told and tell.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    net::{IpAddr, Ipv6Addr},
+    os::fd::AsFd,
+};
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
+    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    programs::{ProgramError, RawTracePoint, SocketFilter, loaded_programs},
+};
+use log::warn;
+use thiserror::Error;
+use tokio::io::unix::AsyncFd;
+use vipshield_common::{
+    constants,
+    counters::Counter,
+    guard::{
+        AddressKey, GuardReport, GuardedSocket, HEARTBEAT_LIFETIME_NS, IFNAMSIZ, IfName, NicPolicy,
+    },
+    intent::IntentReport,
+    maps, programs,
+    tasks::{TASK_COMM_LEN, TaskEvent, names},
+    watch::FrameReport,
+};
+
+pub use self::classifiers::sweep_classifiers;
+use self::{classifiers::Classifiers, sentry::PortSentries, shunt::Shunts, watch::Watches};
+use crate::{
+    engine::{Answers, Event, Heard, Shunt, Withheld},
+    net::OWN,
+    watch::watch,
+};
+
+mod btf;
+mod classifiers;
+mod decode;
+mod sentry;
+mod shunt;
+mod watch;
+
+/// The object with all programs, compiled by the build script.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vipshield-programs"));
+
+/// Programs whose start is a sign that a NIC may be taken or given back soon.
+const TOOLS: &[&str] = &["ovs-vsctl"];
+
+/// The socket filters.
+const FILTERS: &[&str] = &[programs::NETLINK_GUARD, programs::NETLINK_INTENT];
+
+/// Something about the eBPF programs or their maps failed.
+#[derive(Debug, Error)]
+pub enum BpfError {
+    /// The object was not accepted.
+    #[error("loading the eBPF object (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, Linux 5.8)")]
+    Load(#[from] EbpfError),
+    /// A program was not accepted or attached.
+    #[error("the eBPF program {program}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// Why.
+        #[source]
+        source: ProgramError,
+    },
+    /// A map could not be read or written.
+    #[error("the eBPF map {map}")]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// Why.
+        #[source]
+        source: MapError,
+    },
+    /// The object lacks something: it was not built from this tree.
+    #[error("the eBPF object has no {0}")]
+    Missing(&'static str),
+    /// A ring buffer's descriptor could not be watched.
+    #[error("watching an eBPF ring buffer: {0}")]
+    Watch(#[source] io::Error),
+    /// An interface that is not there.
+    #[error("interface {ifindex}")]
+    Interface {
+        /// Interface index.
+        ifindex: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The interfaces could not be listed.
+    #[error("listing interfaces: {0}")]
+    Interfaces(#[source] io::Error),
+    /// An interface name that no interface can have.
+    #[error("{0:?} is no interface name: at most 15 bytes, not empty")]
+    Name(String),
+}
+
+/// Programs and maps. Dropping it detaches the tracepoints; filters stay on their sockets and pass
+/// everything as soon as the heartbeat is stale.
+pub struct Programs {
+    ebpf: Ebpf,
+    /// Ids of the socket filters.
+    filters: Vec<u32>,
+    heartbeat: Array<MapData, u64>,
+    nics: HashMap<MapData, u32, NicPolicy>,
+    names: HashMap<MapData, IfName, u32>,
+    link_held: HashMap<MapData, u32, u32>,
+    sockets: HashMap<MapData, u64, GuardedSocket>,
+    command_ports: HashMap<MapData, u32, u32>,
+    replayed: HashMap<MapData, AddressKey, u32>,
+    counters: PerCpuArray<MapData, u64>,
+    classifiers: Classifiers,
+    shunts: Shunts,
+    watches: Watches,
+    port_sentries: PortSentries,
+    /// Withheld messages.
+    pub reports: Ring,
+    /// Requests of guarded daemons that the kernel refused.
+    pub intents: Ring,
+    /// Guarded daemons that exec, fork, exit or reload.
+    pub tasks: Ring,
+    /// Frames about who owns an address: see [`frame`].
+    pub frames: Ring,
+}
+
+impl Programs {
+    /// Loads everything and attaches the tracepoints. `daemons` are the command names to report.
+    ///
+    /// Linux 5.8 for the ring buffer; raw tracepoints are older.
+    pub fn load(daemons: &[String]) -> Result<Self, BpfError> {
+        let level = log_level();
+        let ifindex_offset = sentry::ifindex_offset();
+        let mut loader = EbpfLoader::new();
+        loader.override_global(aya_log::LEVEL, &level, true);
+        if let Some(offset) = &ifindex_offset {
+            loader.override_global(constants::IFINDEX_OFFSET, offset, true);
+        }
+        let mut ebpf = loader.load(OBJECT)?;
+
+        let mut task_names: HashMap<MapData, [u8; TASK_COMM_LEN], u32> =
+            take(&mut ebpf, maps::TASK_NAMES)?;
+        let daemons = daemons.iter().map(|name| (name.as_str(), names::DAEMON));
+        for (name, kind) in daemons.chain(TOOLS.iter().map(|name| (*name, names::TOOL))) {
+            task_names
+                .insert(comm(name), kind, 0)
+                .map_err(|source| BpfError::Map { map: maps::TASK_NAMES, source })?;
+        }
+        let mut own: HashMap<MapData, AddressKey, u32> = take(&mut ebpf, maps::OWN_ADDRESSES)?;
+        for address in OWN {
+            own.insert(address_key(address.into()), 1, 0)
+                .map_err(|source| BpfError::Map { map: maps::OWN_ADDRESSES, source })?;
+        }
+        for program in
+            [programs::TASK_EXEC, programs::TASK_FORK, programs::TASK_EXIT, programs::TASK_SIGNAL]
+        {
+            attach_tracepoint(&mut ebpf, program)?;
+        }
+        let filters =
+            FILTERS.iter().map(|name| load_filter(&mut ebpf, name)).collect::<Result<_, _>>()?;
+        let classifiers = Classifiers::load(&mut ebpf)?;
+        let shunts = Shunts::load(&mut ebpf)?;
+        let watches = Watches::load(&mut ebpf)?;
+
+        Ok(Self {
+            heartbeat: take(&mut ebpf, maps::HEARTBEAT)?,
+            nics: take(&mut ebpf, maps::NICS)?,
+            names: take(&mut ebpf, maps::NAMES)?,
+            link_held: take(&mut ebpf, maps::LINK_HELD)?,
+            sockets: take(&mut ebpf, maps::SOCKETS)?,
+            command_ports: take(&mut ebpf, maps::COMMAND_PORTS)?,
+            replayed: take(&mut ebpf, maps::REPLAYED)?,
+            counters: take(&mut ebpf, maps::COUNTERS)?,
+            reports: Ring::new(take(&mut ebpf, maps::REPORTS)?)?,
+            intents: Ring::new(take(&mut ebpf, maps::INTENTS)?)?,
+            tasks: Ring::new(take(&mut ebpf, maps::TASKS)?)?,
+            frames: Ring::new(take(&mut ebpf, maps::FRAMES)?)?,
+            filters,
+            classifiers,
+            shunts,
+            watches,
+            port_sentries: PortSentries::new(ifindex_offset.is_some()),
+            ebpf,
+        })
+    }
+
+    /// The object, for aya-log.
+    pub fn object_mut(&mut self) -> &mut Ebpf {
+        &mut self.ebpf
+    }
+
+    /// Lets the guard withhold for another [`HEARTBEAT_LIFETIME_NS`] after `now_ns`
+    /// (`CLOCK_MONOTONIC`).
+    pub fn beat(&mut self, now_ns: u64) -> Result<(), BpfError> {
+        self.heartbeat
+            .set(0, now_ns.saturating_add(HEARTBEAT_LIFETIME_NS), 0)
+            .map_err(|source| BpfError::Map { map: maps::HEARTBEAT, source })
+    }
+
+    /// Lets the guard pass that this IPv6 address left a NIC, or no longer: of IPv4 it knows by the
+    /// requester what is replayed.
+    pub fn pass_removal(&mut self, ip: Ipv6Addr, pass: bool) -> Result<(), BpfError> {
+        let key = AddressKey { address: ip.octets(), family: libc::AF_INET6 as u32 };
+        if pass {
+            let inserted = self.replayed.insert(key, 1, 0);
+            inserted.map_err(|source| BpfError::Map { map: maps::REPLAYED, source })
+        } else {
+            absent_is_fine(maps::REPLAYED, self.replayed.remove(&key))
+        }
+    }
+
+    /// Makes every guard pass everything from now on.
+    pub fn still(&mut self) -> Result<(), BpfError> {
+        self.heartbeat.set(0, 0, 0).map_err(|source| BpfError::Map { map: maps::HEARTBEAT, source })
+    }
+
+    /// Withholds exactly `withhold` about the NIC that the daemons know as `name`.
+    pub fn set_policy(&mut self, ifindex: u32, name: &str, withhold: u32) -> Result<(), BpfError> {
+        let name = if_name(name)?;
+        self.nics
+            .insert(ifindex, NicPolicy { name, withhold }, 0)
+            .map_err(|source| BpfError::Map { map: maps::NICS, source })?;
+        self.names
+            .insert(name, ifindex, 0)
+            .map_err(|source| BpfError::Map { map: maps::NAMES, source })?;
+        // What the old policy held is the new policy's to decide.
+        absent_is_fine(maps::LINK_HELD, self.link_held.remove(&ifindex))
+    }
+
+    /// Withholds nothing more about the NIC.
+    pub fn clear_policy(&mut self, ifindex: u32, name: &str) -> Result<(), BpfError> {
+        absent_is_fine(maps::NICS, self.nics.remove(&ifindex))?;
+        absent_is_fine(maps::NAMES, self.names.remove(&if_name(name)?))?;
+        absent_is_fine(maps::LINK_HELD, self.link_held.remove(&ifindex))
+    }
+
+    /// Passes what is asked for from exactly these netlink ports.
+    pub fn set_command_ports(&mut self, ports: &[u32]) -> Result<(), BpfError> {
+        let failed = |source| BpfError::Map { map: maps::COMMAND_PORTS, source };
+        let known: Vec<u32> =
+            self.command_ports.keys().collect::<Result<_, _>>().map_err(failed)?;
+        for gone in known.iter().filter(|port| !ports.contains(port)) {
+            absent_is_fine(maps::COMMAND_PORTS, self.command_ports.remove(gone))?;
+        }
+        for port in ports {
+            self.command_ports.insert(port, 1, 0).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Puts the guard on a socket, in place of any filter that is there.
+    pub fn guard(
+        &mut self,
+        socket: impl AsFd,
+        cookie: u64,
+        entry: GuardedSocket,
+    ) -> Result<(), BpfError> {
+        self.sockets
+            .insert(cookie, entry, 0)
+            .map_err(|source| BpfError::Map { map: maps::SOCKETS, source })?;
+        let attached = attach_filter(&mut self.ebpf, programs::NETLINK_GUARD, socket);
+        if attached.is_err() {
+            self.forget_socket(cookie)?;
+        }
+        attached
+    }
+
+    /// Has shunts thrown by what this rtnetlink monitor, joined to `RTNLGRP_LINK`, is told. The
+    /// monitor misses nothing by it.
+    pub fn post_sentry(&mut self, monitor: impl AsFd) -> Result<(), BpfError> {
+        sentry::post_link_sentry(&mut self.ebpf, monitor)
+    }
+
+    /// Lays the shunt of a NIC anew. With tcx (Linux 6.6); with clsact before, see
+    /// [`Programs::unused_clsacts`].
+    pub fn set_shunt(&mut self, nic: u32, shunt: Option<Shunt>) -> Result<(), BpfError> {
+        if shunt.is_some() {
+            self.see_ports_leave();
+        }
+        self.shunts.set(&mut self.classifiers, &mut self.ebpf, nic, shunt)
+    }
+
+    /// Watches an interface, or does so no longer. Attached as for [`Programs::set_shunt`].
+    pub fn set_watch(&mut self, ifindex: u32, wanted: bool) -> Result<(), BpfError> {
+        Watches::set(&mut self.classifiers, &mut self.ebpf, ifindex, wanted)
+    }
+
+    /// Reports claims of exactly these addresses; [`MAX_ADDRESSES`] at the most.
+    ///
+    /// [`MAX_ADDRESSES`]: vipshield_common::watch::MAX_ADDRESSES
+    pub fn set_watched(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), BpfError> {
+        self.watches.set_addresses(addresses)
+    }
+
+    /// Answers the neighbours of a NIC that is watched for exactly these addresses, for as long as
+    /// the heartbeat is fresh.
+    pub fn set_answers(&mut self, nic: u32, answers: &Answers) -> Result<(), BpfError> {
+        self.watches.set_answers(nic, answers)
+    }
+
+    /// Has ports seen to join or leave before the kernel says so. False: it does not let probes in,
+    /// or there never was a bridge.
+    pub fn see_ports_leave(&mut self) -> bool {
+        self.port_sentries.post(&mut self.ebpf)
+    }
+
+    /// The interfaces on which clsact was made and is needed no longer, be it that something could
+    /// not be attached. Each is named once. Those that are up are left out unless it is `the_end`:
+    /// see [`Classifiers::unused_clsacts`].
+    pub fn unused_clsacts(&mut self, the_end: bool) -> Result<Vec<u32>, BpfError> {
+        self.classifiers.unused_clsacts(the_end).map_err(BpfError::Interfaces)
+    }
+
+    /// Has what the kernel refuses on a command socket reported, in place of any filter that is
+    /// there.
+    pub fn listen(&mut self, socket: impl AsFd) -> Result<(), BpfError> {
+        attach_filter(&mut self.ebpf, programs::NETLINK_INTENT, socket)
+    }
+
+    /// Takes the filter off a socket, whichever it is.
+    pub fn unguard(&mut self, socket: impl AsFd, cookie: u64) -> Result<(), BpfError> {
+        SocketFilter::detach(socket)
+            .map_err(|source| BpfError::Program { program: programs::NETLINK_GUARD, source })?;
+        self.forget_socket(cookie)
+    }
+
+    /// Drops what is known of a socket that is gone.
+    pub fn forget_socket(&mut self, cookie: u64) -> Result<(), BpfError> {
+        absent_is_fine(maps::SOCKETS, self.sockets.remove(&cookie))
+    }
+
+    /// All counters, summed over the CPUs.
+    pub fn counters(&self) -> Result<Vec<(Counter, u64)>, BpfError> {
+        Counter::ALL
+            .iter()
+            .map(|counter| {
+                let per_cpu = self
+                    .counters
+                    .get(&(*counter as u32), 0)
+                    .map_err(|source| BpfError::Map { map: maps::COUNTERS, source })?;
+                Ok((*counter, per_cpu.iter().sum()))
+            })
+            .collect()
+    }
+
+    /// Whether a guard of another vipshield is loaded: one that died and left it on a socket.
+    #[must_use]
+    pub fn is_other_guard_loaded(&self) -> bool {
+        other_guard_loaded(&self.filters)
+    }
+}
+
+/// Whether a program with the name of one of vipshield's filters is loaded, but for those with
+/// the ids in `own`.
+#[must_use]
+pub fn other_guard_loaded(own: &[u32]) -> bool {
+    loaded_programs().any(|program| match program {
+        Ok(program) => {
+            program.name_as_str().is_some_and(|name| FILTERS.contains(&name))
+                && !own.contains(&program.id())
+        }
+        Err(error) => {
+            warn!("an eBPF program could not be looked at: {error}");
+            false
+        }
+    })
+}
+
+/// An address as the kernel's map keys have it.
+fn address_key(ip: IpAddr) -> AddressKey {
+    match ip {
+        IpAddr::V4(ip) => {
+            let mut address = [0; 16];
+            for (to, from) in address.iter_mut().zip(ip.octets()) {
+                *to = from;
+            }
+            AddressKey { address, family: libc::AF_INET as u32 }
+        }
+        IpAddr::V6(ip) => AddressKey { address: ip.octets(), family: libc::AF_INET6 as u32 },
+    }
+}
+
+/// What the programs log, as much as this process shows; aya-log numbers levels as `log` does.
+fn log_level() -> u8 {
+    log::max_level() as u8
+}
+
+fn filter<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SocketFilter, BpfError> {
+    ebpf.program_mut(name)
+        .ok_or(BpfError::Missing(name))?
+        .try_into()
+        .map_err(|source| BpfError::Program { program: name, source })
+}
+
+fn load_filter(ebpf: &mut Ebpf, name: &'static str) -> Result<u32, BpfError> {
+    let failed = |source| BpfError::Program { program: name, source };
+    let filter = filter(ebpf, name)?;
+    filter.load().map_err(failed)?;
+    Ok(filter.info().map_err(failed)?.id())
+}
+
+fn attach_filter(ebpf: &mut Ebpf, name: &'static str, socket: impl AsFd) -> Result<(), BpfError> {
+    filter(ebpf, name)?
+        .attach(socket)
+        .map(drop)
+        .map_err(|source| BpfError::Program { program: name, source })
+}
+
+fn attach_tracepoint(ebpf: &mut Ebpf, name: &'static str) -> Result<(), BpfError> {
+    let failed = |source| BpfError::Program { program: name, source };
+    let program: &mut RawTracePoint =
+        ebpf.program_mut(name).ok_or(BpfError::Missing(name))?.try_into().map_err(failed)?;
+    program.load().map_err(failed)?;
+    let tracepoint = match name {
+        programs::TASK_EXEC => "sched_process_exec",
+        programs::TASK_FORK => "sched_process_fork",
+        programs::TASK_SIGNAL => "signal_generate",
+        _ => "sched_process_exit",
+    };
+    program.attach(tracepoint).map_err(failed)?;
+    Ok(())
+}
+
+fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, BpfError>
+where
+    M: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or(BpfError::Missing(name))?;
+    M::try_from(map).map_err(|source| BpfError::Map { map: name, source })
+}
+
+fn absent_is_fine(map: &'static str, result: Result<(), MapError>) -> Result<(), BpfError> {
+    match result {
+        Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        Err(source) => Err(BpfError::Map { map, source }),
+    }
+}
+
+/// An interface name as the kernel's map keys have it.
+fn if_name(name: &str) -> Result<IfName, BpfError> {
+    let mut padded = [0; IFNAMSIZ];
+    if name.is_empty() || name.len() >= IFNAMSIZ {
+        return Err(BpfError::Name(name.to_owned()));
+    }
+    for (to, from) in padded.iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    Ok(padded)
+}
+
+/// A command name as the kernel keeps it: cut off at 15 bytes.
+fn comm(name: &str) -> [u8; TASK_COMM_LEN] {
+    let mut padded = [0; TASK_COMM_LEN];
+    for (to, from) in padded.iter_mut().zip(name.bytes()).take(TASK_COMM_LEN - 1) {
+        *to = from;
+    }
+    padded
+}
+
+/// A ring buffer that tokio watches.
+pub struct Ring(AsyncFd<RingBuf<MapData>>);
+
+impl Ring {
+    fn new(ring: RingBuf<MapData>) -> Result<Self, BpfError> {
+        watch(ring).map(Self).map_err(BpfError::Watch)
+    }
+
+    /// Waits until something is there. Cancel safe.
+    pub async fn wait(&mut self) -> Result<(), BpfError> {
+        self.0.readable_mut().await.map(drop).map_err(BpfError::Watch)
+    }
+
+    /// Waits until something is there and hands every record to `sink`. Cancel safe.
+    pub async fn read(&mut self, mut sink: impl FnMut(&[u8])) -> Result<(), BpfError> {
+        let mut guard = self.0.readable_mut().await.map_err(BpfError::Watch)?;
+        while let Some(record) = guard.get_inner_mut().next() {
+            sink(&record);
+        }
+        guard.clear_ready();
+        Ok(())
+    }
+}
+
+/// A report of the guard as the engine understands it; none for a record this version does not
+/// know.
+#[must_use]
+pub fn withheld(record: &[u8]) -> Option<Withheld> {
+    let report: GuardReport = decode::plain(record)?;
+    decode::withheld(&report)
+}
+
+/// What a daemon asked of an address as the engine understands it.
+#[must_use]
+pub fn intent(record: &[u8]) -> Option<Event> {
+    let report: IntentReport = decode::plain(record)?;
+    decode::intent(&report)
+}
+
+/// A frame that the watch reported, and the bytes captured of it; none if a record is shorter than
+/// it says.
+#[must_use]
+pub fn frame(record: &[u8]) -> Option<(FrameReport, &[u8])> {
+    let report: FrameReport = decode::plain(record)?;
+    let bytes = record.get(size_of::<FrameReport>()..)?;
+    Some((report, bytes.get(..usize::try_from(report.captured).ok()?)?))
+}
+
+/// A frame that the watch reported as the engine understands it.
+#[must_use]
+pub fn heard(record: &[u8]) -> Option<Heard> {
+    let (report, bytes) = frame(record)?;
+    decode::heard(&report, bytes)
+}
+
+/// A task event.
+#[must_use]
+pub fn task_event(record: &[u8]) -> Option<TaskEvent> {
+    decode::plain(record)
+}

@@ -1,0 +1,93 @@
+//! What throws a shunt in time: a filter on vipshield's own rtnetlink monitor, and, where the kernel
+//! lets them in, probes where ports join and leave their bridges.
+
+use std::{io, os::fd::AsFd};
+
+use aya::{
+    Ebpf,
+    programs::{KProbe, ProgramError, SocketFilter},
+};
+use log::info;
+use vipshield_common::programs;
+
+use super::{BpfError, btf};
+use crate::causes::causes;
+
+/// The function that each probe watches. All are in modules, which come with the first bridge of
+/// their kind.
+const PROBES: [(&str, &str); 3] = [
+    // Linux 2.6.13.
+    (programs::BRIDGE_JOIN_SENTRY, "br_add_if"),
+    (programs::BRIDGE_CUT_SENTRY, "br_del_if"),
+    // Linux 3.3.
+    (programs::OVS_CUT_SENTRY, "ovs_vport_del"),
+];
+
+/// Puts the sentry on vipshield's own rtnetlink monitor.
+pub(super) fn post_link_sentry(ebpf: &mut Ebpf, monitor: impl AsFd) -> Result<(), BpfError> {
+    let failed = |source| BpfError::Program { program: programs::LINK_SENTRY, source };
+    let sentry: &mut SocketFilter = ebpf
+        .program_mut(programs::LINK_SENTRY)
+        .ok_or(BpfError::Missing(programs::LINK_SENTRY))?
+        .try_into()
+        .map_err(failed)?;
+    sentry.load().map_err(failed)?;
+    sentry.attach(monitor).map_err(failed)?;
+    Ok(())
+}
+
+/// Where `struct net_device` keeps its `ifindex` in the running kernel, if it says so.
+pub(super) fn ifindex_offset() -> Option<u32> {
+    btf::kernel_offset("net_device", "ifindex")
+        .inspect_err(|error| info!("the kernel does not describe its types: {error}"))
+        .ok()
+        .flatten()
+}
+
+/// The probes that are, or may yet be, in place. Without them a shunt is thrown a little later.
+pub(super) struct PortSentries {
+    /// Those whose function was not there when it was last looked for.
+    waiting: Vec<(&'static str, &'static str)>,
+    posted: bool,
+}
+
+impl PortSentries {
+    /// None is in place. `usable`: the programs know the kernel's types.
+    pub(super) fn new(usable: bool) -> Self {
+        Self { waiting: if usable { PROBES.to_vec() } else { Vec::new() }, posted: false }
+    }
+
+    /// Posts those whose function is there by now. True: at least one is in place.
+    pub(super) fn post(&mut self, ebpf: &mut Ebpf) -> bool {
+        let waiting = std::mem::take(&mut self.waiting);
+        for (name, function) in waiting {
+            match probe(ebpf, name, function) {
+                Ok(()) => self.posted = true,
+                Err(error) if is_absent(&error) => self.waiting.push((name, function)),
+                Err(error) => info!(
+                    "{function} cannot be watched, so that ports are seen to join or leave a little later: \
+                     {}",
+                    causes(&error)
+                ),
+            }
+        }
+        self.posted
+    }
+}
+
+fn probe(ebpf: &mut Ebpf, name: &str, function: &str) -> Result<(), ProgramError> {
+    let Some(program) = ebpf.program_mut(name) else { return Ok(()) };
+    let sentry: &mut KProbe = program.try_into()?;
+    if sentry.fd().is_err() {
+        sentry.load()?;
+    }
+    sentry.attach(function, 0).map(drop)
+}
+
+/// Whether the kernel has no such function (yet).
+fn is_absent(error: &(dyn std::error::Error + 'static)) -> bool {
+    let absent = error
+        .downcast_ref::<io::Error>()
+        .is_some_and(|error| error.raw_os_error() == Some(libc::ENOENT));
+    absent || error.source().is_some_and(is_absent)
+}

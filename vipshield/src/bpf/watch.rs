@@ -1,0 +1,109 @@
+//! The watch: its TC programs on interfaces, which addresses they watch, and for which ones they
+//! answer neighbours.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+};
+
+use aya::{
+    Ebpf,
+    maps::{HashMap, MapData},
+};
+use nix::net::if_::if_indextoname;
+use vipshield_common::{
+    guard::AddressKey,
+    maps,
+    watch::{Answer, AnsweredKey},
+};
+
+use super::{
+    BpfError, absent_is_fine, address_key,
+    classifiers::{Classifier, Classifiers},
+    take,
+};
+use crate::engine::Answers;
+
+/// See the [module](self).
+pub(super) struct Watches {
+    watched: HashMap<MapData, AddressKey, u32>,
+    answered: HashMap<MapData, AnsweredKey, Answer>,
+    /// What is in the map of the same name.
+    addresses: BTreeSet<IpAddr>,
+    /// What is in the map of answers, by NIC.
+    answers: BTreeMap<u32, BTreeSet<IpAddr>>,
+}
+
+impl Watches {
+    pub(super) fn load(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+        Ok(Self {
+            watched: take(ebpf, maps::WATCHED)?,
+            answered: take(ebpf, maps::ANSWERED)?,
+            addresses: BTreeSet::new(),
+            answers: BTreeMap::new(),
+        })
+    }
+
+    /// Watches an interface, or does so no longer.
+    pub(super) fn set(
+        classifiers: &mut Classifiers,
+        ebpf: &mut Ebpf,
+        ifindex: u32,
+        wanted: bool,
+    ) -> Result<(), BpfError> {
+        let both = [Classifier::WatchIngress, Classifier::WatchEgress];
+        for which in both {
+            if wanted {
+                classifiers.attach(ebpf, ifindex, which)?;
+            } else {
+                classifiers.detach(ebpf, ifindex, which);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports claims of exactly these addresses.
+    pub(super) fn set_addresses(&mut self, addresses: &BTreeSet<IpAddr>) -> Result<(), BpfError> {
+        for gone in self.addresses.difference(addresses) {
+            absent_is_fine(maps::WATCHED, self.watched.remove(&address_key(*gone)))?;
+        }
+        for new in addresses.difference(&self.addresses) {
+            self.watched
+                .insert(address_key(*new), 1, 0)
+                .map_err(|source| BpfError::Map { map: maps::WATCHED, source })?;
+        }
+        self.addresses.clone_from(addresses);
+        Ok(())
+    }
+
+    /// Answers neighbours of a NIC for exactly these addresses.
+    pub(super) fn set_answers(&mut self, ifindex: u32, answers: &Answers) -> Result<(), BpfError> {
+        let key = |ip: &IpAddr| AnsweredKey { ifindex, address: address_key(*ip) };
+        let known = self.answers.entry(ifindex).or_default();
+        for gone in known.difference(&answers.addresses) {
+            absent_is_fine(maps::ANSWERED, self.answered.remove(&key(gone)))?;
+        }
+        known.retain(|ip| answers.addresses.contains(ip));
+        if answers.addresses.is_empty() {
+            self.answers.remove(&ifindex);
+            return Ok(());
+        }
+        let answer = Answer { mac: answers.mac, router: u16::from(forwards_ipv6(ifindex)) };
+        for ip in &answers.addresses {
+            self.answered
+                .insert(key(ip), answer, 0)
+                .map_err(|source| BpfError::Map { map: maps::ANSWERED, source })?;
+            known.insert(*ip);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the kernel would call itself a router in its own advertisements (`ndisc_recv_ns` in
+/// `net/ipv6/ndisc.c`).
+fn forwards_ipv6(ifindex: u32) -> bool {
+    let Ok(name) = if_indextoname(ifindex) else { return false };
+    let path = format!("/proc/sys/net/ipv6/conf/{}/forwarding", name.to_string_lossy());
+    fs::read_to_string(path).is_ok_and(|value| value.trim() != "0")
+}

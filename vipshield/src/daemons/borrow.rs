@@ -1,0 +1,73 @@
+//! Duplicates of another process's sockets.
+
+use std::os::fd::OwnedFd;
+
+use rustix::{
+    fs::fstat,
+    io::Errno,
+    process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open},
+};
+use thiserror::Error;
+
+use crate::engine::SocketId;
+
+/// The way out when the system refuses to show another process.
+pub(super) const NEEDS_PTRACE: &str = " (vipshield needs CAP_SYS_PTRACE)";
+
+/// A socket of another process could not be had.
+#[derive(Debug, Error)]
+pub enum BorrowError {
+    /// The process is gone, or was never there.
+    #[error("process {pid} is not there: {source}")]
+    Process {
+        /// Its id.
+        pid: u32,
+        /// From `pidfd_open`.
+        source: Errno,
+    },
+    /// The descriptor is closed, or duplicating it is not allowed.
+    #[error(
+        "duplicating descriptor {fd} of process {pid}: {source}{}",
+        if *.source == Errno::PERM { NEEDS_PTRACE } else { "" }
+    )]
+    Descriptor {
+        /// The process.
+        pid: u32,
+        /// Its descriptor.
+        fd: i32,
+        /// From `pidfd_getfd`.
+        source: Errno,
+    },
+    /// The descriptor means another socket now: the daemon closed the one that was asked for.
+    #[error("descriptor {fd} of process {pid} is another socket now")]
+    Replaced {
+        /// The process.
+        pid: u32,
+        /// Its descriptor.
+        fd: i32,
+    },
+}
+
+impl BorrowError {
+    /// The system does not allow it: it will not the next time either.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self, Self::Descriptor { source: Errno::PERM | Errno::ACCESS, .. })
+    }
+}
+
+/// Duplicates a socket of another process, and makes sure it is the one that is meant.
+pub fn borrow(id: SocketId) -> Result<OwnedFd, BorrowError> {
+    let SocketId { pid, fd, inode } = id;
+    let process = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(BorrowError::Process { pid, source: Errno::SRCH })?;
+    let process = pidfd_open(process, PidfdFlags::empty())
+        .map_err(|source| BorrowError::Process { pid, source })?;
+    let failed = |source| BorrowError::Descriptor { pid, fd, source };
+    let duplicate = pidfd_getfd(process, fd, PidfdGetfdFlags::empty()).map_err(failed)?;
+    if fstat(&duplicate).map_err(failed)?.st_ino != inode {
+        return Err(BorrowError::Replaced { pid, fd });
+    }
+    Ok(duplicate)
+}

@@ -1,0 +1,21 @@
+//! Guarded daemons: finding them, and working on duplicates of their sockets.
+//!
+//! A daemon is not changed and not told. Its sockets are duplicated with `pidfd_getfd(2)` (Linux
+//! 5.6, needs `CAP_SYS_PTRACE`) for the moment of one operation only: a duplicate kept open would
+//! keep a socket alive that the daemon has closed.
+
+mod borrow;
+mod home;
+mod scan;
+mod socket;
+mod sockopt;
+
+pub use self::{
+    borrow::{BorrowError, borrow},
+    home::home,
+    scan::{ScanError, Scanner},
+    socket::{
+        AttachedFilter, SocketError, attached_filter, cookie, detach_filter, is_member, port,
+        rebind, resync_link, speak_from_anywhere,
+    },
+};

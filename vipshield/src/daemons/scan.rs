@@ -1,0 +1,277 @@
+//! Finding guarded daemons in /proc: by the name of the executable, in this network namespace,
+//! whatever PID or mount namespace (container) they live in.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    path::{Path, PathBuf},
+};
+
+use log::debug;
+use rustix::net::{
+    AddressFamily, SocketType,
+    sockopt::{socket_domain, socket_protocol, socket_type},
+};
+use thiserror::Error;
+
+use super::{
+    borrow::{NEEDS_PTRACE, borrow},
+    home::Homes,
+    socket::{AttachedFilter, attached_filter, bound, cookie, has_groups, port},
+};
+use crate::engine::{
+    CommandSocket, Daemon, Family, Filter, MonitorSocket, Role, SocketId, VrrpSocket,
+};
+
+/// VRRP's protocol number (RFC 9568, section 5.1.1.4).
+const IPPROTO_VRRP: u32 = 112;
+
+/// What `/proc/PID/comm` shows of a name.
+const COMM_LENGTH: usize = 15;
+
+/// The processes could not be looked at.
+#[derive(Debug, Error)]
+#[error("looking for daemons in {}: {source}", path.display())]
+pub struct ScanError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// See the [module](self).
+pub struct Scanner {
+    names: Vec<String>,
+    namespace: u64,
+    /// Sockets that carry this vipshield's guard: inode and cookie.
+    guarded: BTreeMap<u64, u64>,
+    /// Daemons found before: process id and start time.
+    known: BTreeSet<(u32, u64)>,
+    homes: Homes,
+}
+
+impl Scanner {
+    /// Looks for executables of these names in this thread's network namespace.
+    pub fn new(names: Vec<String>) -> Result<Self, ScanError> {
+        let path = PathBuf::from("/proc/thread-self/ns/net");
+        let namespace = fs::metadata(&path).map_err(|source| ScanError { path, source })?.ino();
+        Ok(Self {
+            names,
+            namespace,
+            guarded: BTreeMap::new(),
+            known: BTreeSet::new(),
+            homes: Homes::default(),
+        })
+    }
+
+    /// Inode of the network namespace that is looked at.
+    #[must_use]
+    pub const fn namespace(&self) -> u64 {
+        self.namespace
+    }
+
+    /// Remembers that a socket carries this vipshield's guard.
+    pub fn remember(&mut self, socket: SocketId, cookie: u64) {
+        self.guarded.insert(socket.inode, cookie);
+    }
+
+    /// Forgets a socket that does not any more.
+    pub fn forget(&mut self, socket: SocketId) {
+        self.guarded.remove(&socket.inode);
+    }
+
+    /// All guarded daemons as they are now. `leftover` tells whether the guard of a vipshield
+    /// that is gone may still be on a socket. The second value: cookies of guarded sockets that
+    /// are gone.
+    pub fn scan(
+        &mut self,
+        leftover: &mut dyn FnMut() -> bool,
+    ) -> Result<(Vec<Daemon>, Vec<u64>), ScanError> {
+        let proc = Path::new("/proc");
+        let failed = |source| ScanError { path: proc.to_owned(), source };
+        let mut daemons = Vec::new();
+        for entry in fs::read_dir(proc).map_err(failed)? {
+            let Ok(entry) = entry else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            if let Some(daemon) = self.look_at(pid, &entry.path(), leftover) {
+                daemons.push(daemon);
+            }
+        }
+        self.homes.find(daemons.iter_mut().map(|daemon| daemon.vrrp.as_mut_slice()));
+        self.known = daemons.iter().map(|daemon| (daemon.pid, daemon.start_time)).collect();
+        let monitors = daemons.iter().flat_map(|daemon| &daemon.monitors).map(|m| m.id.inode);
+        let commands = daemons.iter().flat_map(|daemon| &daemon.commands).map(|c| c.id.inode);
+        let seen: BTreeSet<u64> = monitors.chain(commands).collect();
+        let gone = self.guarded.extract_if(.., |inode, _| !seen.contains(inode));
+        let gone = gone.map(|(_, cookie)| cookie).collect();
+        Ok((daemons, gone))
+    }
+
+    /// A process that dies while it is looked at is no daemon.
+    fn look_at(
+        &self,
+        pid: u32,
+        directory: &Path,
+        leftover: &mut dyn FnMut() -> bool,
+    ) -> Option<Daemon> {
+        let executable = match fs::read_link(directory.join("exe")) {
+            Ok(executable) => executable,
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return self.hidden(pid, directory, &error);
+            }
+            Err(_) => return None,
+        };
+        let executable = executable.file_name()?.to_str()?;
+        // An executable that was upgraded under a running daemon.
+        let name = executable.strip_suffix(" (deleted)").unwrap_or(executable);
+        if !self.names.iter().any(|wanted| wanted == name)
+            || fs::metadata(directory.join("ns/net")).ok()?.ino() != self.namespace
+        {
+            return None;
+        }
+        let mut daemon = Daemon {
+            trouble: None,
+            pid,
+            start_time: start_time(&fs::read_to_string(directory.join("stat")).ok()?)?,
+            name: name.to_owned(),
+            role: Role::Checkers,
+            commands: Vec::new(),
+            monitors: Vec::new(),
+            vrrp: Vec::new(),
+        };
+        for entry in fs::read_dir(directory.join("fd")).ok()? {
+            let Ok(entry) = entry else { continue };
+            if let Some(id) = socket_id(pid, &entry) {
+                self.look_at_socket(id, &mut daemon, leftover);
+            }
+        }
+        // The parent of keepalived's processes has neither kind. A daemon has none for a moment
+        // when it reloads, and is alive all the same.
+        let known = self.known.contains(&(pid, daemon.start_time));
+        if daemon.monitors.is_empty()
+            && daemon.vrrp.is_empty()
+            && daemon.trouble.is_none()
+            && !known
+        {
+            return None;
+        }
+        if !daemon.vrrp.is_empty() {
+            daemon.role = Role::Vrrp;
+        }
+        daemon.commands.sort_unstable_by_key(|command| command.id);
+        daemon.monitors.sort_unstable_by_key(|monitor| monitor.id);
+        daemon.vrrp.sort_unstable_by_key(|socket| socket.id);
+        Some(daemon)
+    }
+
+    /// A process that may not be looked at: its command name and start time are all there is to
+    /// see of it (`PTRACE_MODE_READ_FSCREDS` in `ptrace(2)`), its network namespace is not.
+    fn hidden(&self, pid: u32, directory: &Path, error: &io::Error) -> Option<Daemon> {
+        let comm = fs::read_to_string(directory.join("comm")).ok()?;
+        let comm = comm.trim_end();
+        let name = self.names.iter().find(|name| {
+            let cut = name.get(..COMM_LENGTH).unwrap_or(name);
+            cut == comm
+        })?;
+        Some(Daemon {
+            pid,
+            start_time: start_time(&fs::read_to_string(directory.join("stat")).ok()?)?,
+            name: name.clone(),
+            role: Role::Checkers,
+            commands: Vec::new(),
+            monitors: Vec::new(),
+            vrrp: Vec::new(),
+            trouble: Some(format!("looking at the process: {error}{NEEDS_PTRACE}")),
+        })
+    }
+
+    fn look_at_socket(
+        &self,
+        id: SocketId,
+        daemon: &mut Daemon,
+        leftover: &mut dyn FnMut() -> bool,
+    ) {
+        let socket = match borrow(id) {
+            Ok(socket) => socket,
+            Err(error) => {
+                debug!("{}: {error}", daemon.name);
+                // Everything else is a daemon that closed the socket, or died, in this moment.
+                if error.is_refused() {
+                    daemon.trouble.get_or_insert_with(|| error.to_string());
+                }
+                return;
+            }
+        };
+        if let Err(error) = self.classify(id, &socket, daemon, leftover) {
+            daemon.trouble.get_or_insert_with(|| format!("{id}: {error}"));
+        }
+    }
+
+    fn classify(
+        &self,
+        id: SocketId,
+        socket: &OwnedFd,
+        daemon: &mut Daemon,
+        leftover: &mut dyn FnMut() -> bool,
+    ) -> Result<(), Box<dyn std::error::Error>> {
+        let protocol = socket_protocol(socket)?.map_or(0, |protocol| protocol.as_raw().get());
+        match socket_domain(socket)? {
+            // NETLINK_ROUTE is protocol 0.
+            AddressFamily::NETLINK if protocol == 0 => {
+                let filter = match attached_filter(socket)? {
+                    AttachedFilter::None => Filter::None,
+                    AttachedFilter::Ebpf
+                        if self.guarded.get(&id.inode) == Some(&cookie(socket)?) =>
+                    {
+                        Filter::Guard
+                    }
+                    AttachedFilter::Ebpf if leftover() => Filter::Stale,
+                    AttachedFilter::Classic | AttachedFilter::Ebpf => Filter::Foreign,
+                };
+                if has_groups(socket)? {
+                    daemon.monitors.push(MonitorSocket { id, filter });
+                } else {
+                    daemon.commands.push(CommandSocket { id, port: port(socket)?, filter });
+                }
+            }
+            domain @ (AddressFamily::INET | AddressFamily::INET6)
+                if protocol == IPPROTO_VRRP && socket_type(socket)? == SocketType::RAW =>
+            {
+                let family =
+                    if domain == AddressFamily::INET { Family::Ipv4 } else { Family::Ipv6 };
+                let bound = bound(socket)?;
+                daemon.vrrp.push(VrrpSocket { id, family, bound, home: None });
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+fn socket_id(pid: u32, entry: &fs::DirEntry) -> Option<SocketId> {
+    let fd = entry.file_name().to_str()?.parse().ok()?;
+    let target = fs::read_link(entry.path()).ok()?;
+    let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
+    Some(SocketId { pid, fd, inode })
+}
+
+/// Field 22 of `/proc/PID/stat`; the second, a name in parentheses, may hold anything.
+fn start_time(stat: &str) -> Option<u64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_time_is_found_behind_any_name() {
+        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
+        assert_eq!(start_time(&format!("12 (keepalived) {rest}")), Some(4711));
+        assert_eq!(start_time(&format!("12 (a) b) (c) {rest}")), Some(4711));
+        assert_eq!(start_time("12 (cut"), None);
+        assert_eq!(start_time(""), None);
+    }
+}

@@ -1,0 +1,557 @@
+//! The driver: the only reader of the clock, and the only place where things are done.
+//!
+//! It hands events to the engine and carries out its actions, one after the other, in one thread.
+//! Nothing it does waits for anything but the kernel's answer to a request.
+
+use std::{collections::VecDeque, future::pending, io, net::IpAddr, time::Duration};
+
+use log::{Level, debug, log, warn};
+use nix::time::{ClockId, clock_gettime};
+use thiserror::Error;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::oneshot,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use vipshield_common::{guard::GuardedSocket, tasks::TaskChange};
+
+use crate::{
+    bpf::{self, BpfError, Programs},
+    causes::causes,
+    daemons::{self, BorrowError, ScanError, Scanner, SocketError},
+    engine::{Action, Config, Engine, Event, Notice, SocketId, VrrpSocket, Weight},
+    metrics::Scrapes,
+    net::{
+        AnnounceError, Announcer, Carrier, CarryError, ClsactError, GroupError, Groups, Monitor,
+        MonitorError, Replay, ReplayError, VipError, Vips,
+    },
+    status::{Answer, PastEvent, Request, Server, Status},
+    watch::watch,
+};
+
+/// How often the heartbeat is renewed; several times within its lifetime.
+const BEAT: Duration = Duration::from_millis(250);
+/// How often daemons are looked for when nothing else says so: a socket that a daemon opened anew
+/// is found by this.
+const SCAN: Duration = Duration::from_secs(1);
+/// When daemons are looked for after one of them was seen to exec or fork: it opens its sockets
+/// some moments later.
+const SCANS_AFTER_TASK: [Duration; 6] = [
+    Duration::ZERO,
+    Duration::from_millis(5),
+    Duration::from_millis(20),
+    Duration::from_millis(60),
+    Duration::from_millis(150),
+    Duration::from_millis(400),
+];
+/// Events kept for `vipshield events`.
+const RECENT: usize = 256;
+
+/// vipshield cannot go on.
+#[derive(Debug, Error)]
+pub enum DriverError {
+    /// The eBPF side.
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    /// The rtnetlink monitor.
+    #[error(transparent)]
+    Monitor(#[from] MonitorError),
+    /// Looking for daemons.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// Waiting for signals.
+    #[error("waiting for signals: {0}")]
+    Signal(#[source] io::Error),
+    /// The clock.
+    #[error("CLOCK_MONOTONIC: {0}")]
+    Clock(#[source] nix::Error),
+}
+
+/// An action failed.
+#[derive(Debug, Error)]
+enum ActionError {
+    #[error(transparent)]
+    Bpf(#[from] BpfError),
+    #[error(transparent)]
+    Borrow(#[from] BorrowError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Replay(#[from] ReplayError),
+    #[error(transparent)]
+    Carry(#[from] CarryError),
+    #[error(transparent)]
+    Clsact(#[from] ClsactError),
+    #[error(transparent)]
+    Group(#[from] GroupError),
+    #[error(transparent)]
+    Vip(#[from] VipError),
+    #[error(transparent)]
+    Announce(#[from] AnnounceError),
+}
+
+/// Everything the driver works with.
+pub struct Parts {
+    /// eBPF programs, loaded.
+    pub programs: Programs,
+    /// The rtnetlink monitor, its groups joined.
+    pub monitor: Monitor,
+    /// For [`Action::ReplayRemoval`] and [`Action::ShowAddress`].
+    pub replay: Replay,
+    /// For [`Action::Carry`] and [`Action::StandIn`].
+    pub carrier: Carrier,
+    /// For [`Action::Answer`].
+    pub groups: Groups,
+    /// For [`Action::RemoveVip`] and [`Action::MoveVip`].
+    pub vips: Vips,
+    /// For [`Action::Announce`].
+    pub announcer: Announcer,
+    /// Looks for daemons.
+    pub scanner: Scanner,
+    /// The control socket.
+    pub server: Server,
+    /// Scrapes, if metrics are served.
+    pub scrapes: Option<Scrapes>,
+    /// The engine's configuration.
+    pub config: Config,
+}
+
+/// See the [module](self).
+pub struct Driver {
+    parts: Parts,
+    engine: Engine,
+    started: Duration,
+    /// What was told lately, with when.
+    recent: VecDeque<(Duration, Notice)>,
+    /// When to look for daemons, soonest first.
+    scans: VecDeque<Instant>,
+    finished: bool,
+}
+
+/// What woke the driver.
+enum Wake {
+    Events(Vec<Event>),
+    EventsLost,
+    Beat,
+    Tick,
+    Scan,
+    Tasks(Vec<TaskChange>),
+    Asked(Request, oneshot::Sender<Answer>),
+    Scraped(oneshot::Sender<Status>),
+    Stop(&'static str),
+}
+
+impl Driver {
+    /// Guards until SIGTERM or SIGINT.
+    pub async fn run(parts: Parts) -> Result<(), DriverError> {
+        let mut terminate = signal(SignalKind::terminate()).map_err(DriverError::Signal)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(DriverError::Signal)?;
+        let mut driver = Self {
+            engine: Engine::new(parts.config.clone()),
+            parts,
+            started: monotonic()?,
+            recent: VecDeque::with_capacity(RECENT),
+            scans: VecDeque::new(),
+            finished: false,
+        };
+        driver.begin().await?;
+        let mut beat = interval(BEAT);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !driver.finished {
+            let wake = driver.wait(&mut beat, &mut terminate, &mut interrupt).await?;
+            driver.serve(wake).await?;
+        }
+        let Parts { programs, carrier, .. } = &mut driver.parts;
+        programs.still()?;
+        let unused = programs.unused_clsacts(true)?;
+        if let Err(error) = carrier.release_clsact(&unused).await {
+            warn!("{error}");
+        }
+        Ok(())
+    }
+
+    /// Alive before anything is guarded, and everything seen before anything is decided.
+    async fn begin(&mut self) -> Result<(), DriverError> {
+        self.beat()?;
+        let snapshot = self.parts.monitor.snapshot().await?;
+        self.feed(snapshot).await?;
+        self.scan().await?;
+        match self.parts.vips.moved().await {
+            Ok(moved) => {
+                let addresses = moved.into_iter().map(|(_, address)| address).collect();
+                self.feed(Event::Moved { addresses }).await
+            }
+            Err(error) => {
+                warn!("what an earlier vipshield has moved cannot be told: {error}");
+                Ok(())
+            }
+        }
+    }
+
+    async fn wait(
+        &mut self,
+        beat: &mut tokio::time::Interval,
+        terminate: &mut Signal,
+        interrupt: &mut Signal,
+    ) -> Result<Wake, DriverError> {
+        let now = monotonic()?;
+        let tick =
+            self.engine.next_deadline().map(|deadline| clock() + deadline.saturating_sub(now));
+        let scan = self.scans.front().copied();
+        let Parts { programs, monitor, server, scrapes, .. } = &mut self.parts;
+        let mut events = Vec::new();
+        let mut reports = Vec::new();
+        let mut intents = Vec::new();
+        let mut tasks = Vec::new();
+        let mut frames = Vec::new();
+        let wake = tokio::select! {
+            biased;
+            _ = beat.tick() => Wake::Beat,
+            // Before what the monitor says: whose an IPv6 address is has to be known when it appears.
+            read = programs.intents.read(|record| intents.extend(bpf::intent(record))) => {
+                read?;
+                Wake::Events(intents)
+            }
+            complete = monitor.read(|event| events.push(event)) => {
+                if complete? { Wake::Events(events) } else { Wake::EventsLost }
+            }
+            read = programs.reports.read(|record| reports.extend(bpf::withheld(record))) => {
+                read?;
+                Wake::Events(
+                    reports.into_iter().map(|message| Event::Withheld { message }).collect(),
+                )
+            }
+            read = programs.frames.read(|record| frames.extend(bpf::heard(record))) => {
+                read?;
+                Wake::Events(vec![Event::Heard { frames }])
+            }
+            read = programs.tasks.read(|record| tasks.extend(bpf::task_event(record))) => {
+                read?;
+                Wake::Tasks(
+                    tasks.iter().filter_map(|task| TaskChange::from_u32(task.change)).collect(),
+                )
+            }
+            () = at(tick) => Wake::Tick,
+            () = at(scan) => Wake::Scan,
+            _ = terminate.recv() => Wake::Stop("SIGTERM"),
+            _ = interrupt.recv() => Wake::Stop("SIGINT"),
+            Some((request, back)) = server.next() => Wake::Asked(request, back),
+            Some(back) = next_scrape(scrapes) => Wake::Scraped(back),
+        };
+        Ok(wake)
+    }
+
+    async fn serve(&mut self, wake: Wake) -> Result<(), DriverError> {
+        match wake {
+            Wake::Events(events) => {
+                for event in events {
+                    self.feed(event).await?;
+                }
+            }
+            Wake::EventsLost => {
+                let snapshot = self.parts.monitor.snapshot().await?;
+                self.feed(snapshot).await?;
+            }
+            Wake::Beat => {
+                self.beat()?;
+                self.renew().await;
+            }
+            Wake::Tick => self.feed(Event::Tick).await?,
+            Wake::Scan => self.scan().await?,
+            Wake::Tasks(changes) => {
+                if changes.contains(&TaskChange::Tool) {
+                    self.feed(Event::Hint).await?;
+                }
+                // Not a fork: keepalived forks for every script it runs.
+                let turnover = |c: &TaskChange| matches!(c, TaskChange::Exec | TaskChange::Exit);
+                if changes.iter().any(turnover) {
+                    self.feed(Event::Turnover).await?;
+                }
+                self.look_soon(&changes);
+            }
+            Wake::Asked(request, back) => {
+                let answer = match request {
+                    Request::Status => Answer::Status(Box::new(self.status()?)),
+                    Request::Events => Answer::Events(self.events()?),
+                };
+                // A client that does not wait for its answer is its own affair.
+                let _ = back.send(answer);
+            }
+            Wake::Scraped(back) => {
+                let _ = back.send(self.status()?);
+            }
+            Wake::Stop(signal) => {
+                debug!("{signal}");
+                self.feed(Event::Stop).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn beat(&mut self) -> Result<(), DriverError> {
+        let now = monotonic()?;
+        Ok(self.parts.programs.beat(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))?)
+    }
+
+    /// What is carried ends by itself soon after vipshield does.
+    async fn renew(&self) {
+        for (ifindex, plan) in self.engine.carried() {
+            if let Err(error) = self.parts.carrier.renew(ifindex, plan).await {
+                // The transition may have moved on in this very moment; if not, the next beat
+                // comes long before the lifetime ends.
+                debug!("interface {ifindex}: {}", causes(&error));
+            }
+        }
+    }
+
+    fn look_soon(&mut self, changes: &[TaskChange]) {
+        if changes.iter().all(|change| *change == TaskChange::Tool) {
+            return;
+        }
+        let now = clock();
+        // An exit is seen before the task's files are closed: it is over some moments later.
+        let opens = |change: &TaskChange| {
+            matches!(change, TaskChange::Exec | TaskChange::Fork | TaskChange::Reload)
+        };
+        let born = changes.iter().any(opens);
+        let delays = if born { &SCANS_AFTER_TASK[..] } else { &SCANS_AFTER_TASK[1..4] };
+        let mut scans: Vec<Instant> =
+            self.scans.drain(..).chain(delays.iter().map(|delay| now + *delay)).collect();
+        scans.sort_unstable();
+        scans.truncate(2 * SCANS_AFTER_TASK.len());
+        self.scans = scans.into();
+    }
+
+    async fn scan(&mut self) -> Result<(), DriverError> {
+        let now = clock();
+        self.scans.retain(|at| *at > now);
+        if self.scans.is_empty() {
+            self.scans.push_back(now + SCAN);
+        }
+        let Parts { scanner, programs, .. } = &mut self.parts;
+        let mut known = None;
+        let mut leftover = || *known.get_or_insert_with(|| programs.is_other_guard_loaded());
+        let (daemons, gone) = scanner.scan(&mut leftover)?;
+        for cookie in gone {
+            self.parts.programs.forget_socket(cookie)?;
+        }
+        self.feed(Event::Daemons { daemons }).await
+    }
+
+    /// Hands an event to the engine and carries out what follows, and what follows from that.
+    async fn feed(&mut self, event: Event) -> Result<(), DriverError> {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            debug!("{event:?}");
+            self.engine.handle(event, monotonic()?);
+            while let Some(action) = self.engine.poll_action() {
+                match action {
+                    Action::Tell { notice } => self.tell(notice)?,
+                    Action::Finish => self.finished = true,
+                    action => {
+                        let result = self.carry_out(&action).await;
+                        events.push_back(match result {
+                            Ok(()) => Event::Succeeded { action },
+                            Err(error) => Event::Failed { action, error: causes(&error) },
+                        });
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, action: &Action) -> Result<(), ActionError> {
+        let Parts { programs, replay, carrier, groups, vips, announcer, scanner, .. } =
+            &mut self.parts;
+        match action {
+            Action::SetPolicy { ifindex, name, withhold } => {
+                programs.set_policy(*ifindex, name, *withhold)?;
+            }
+            Action::ClearPolicy { ifindex, name } => programs.clear_policy(*ifindex, name)?,
+            Action::SetCommandPorts { ports } => programs.set_command_ports(ports)?,
+            Action::Guard { socket } => guard(programs, scanner, *socket, replay.port)?,
+            Action::Listen { socket } => {
+                let duplicate = daemons::borrow(*socket)?;
+                programs.listen(&duplicate)?;
+                scanner.remember(*socket, daemons::cookie(&duplicate)?);
+            }
+            Action::RemoveVip { ifindex, address } => vips.remove(*ifindex, *address).await?,
+            Action::MoveVip { address, from, to } => vips.relocate(*address, *from, *to).await?,
+            Action::Announce { ifindex, address, mac } => {
+                announcer.announce(*ifindex, *address, *mac)?;
+            }
+            Action::Unguard { socket } => {
+                let duplicate = daemons::borrow(*socket)?;
+                programs.unguard(&duplicate, daemons::cookie(&duplicate)?)?;
+                scanner.forget(*socket);
+            }
+            Action::Rebind { socket, nic, to } => {
+                let VrrpSocket { id, family, bound, .. } = *socket;
+                daemons::rebind(daemons::borrow(id)?, family, bound, *to, *nic)?;
+            }
+            Action::Speak { socket, from_anywhere } => {
+                daemons::speak_from_anywhere(daemons::borrow(*socket)?, *from_anywhere)?;
+            }
+            Action::Carry { ifindex, old, new } => carrier.change(*ifindex, old, new).await?,
+            Action::Shunt { ifindex, shunt } => {
+                let laid = programs.set_shunt(*ifindex, *shunt);
+                // Also where it could not be laid: nothing is left of the attempt.
+                let unused = programs.unused_clsacts(false)?;
+                let released = carrier.release_clsact(&unused).await;
+                laid?;
+                released?;
+            }
+            Action::Watch { ifindex, wanted } => {
+                let set = programs.set_watch(*ifindex, *wanted);
+                let unused = programs.unused_clsacts(false)?;
+                let released = carrier.release_clsact(&unused).await;
+                set?;
+                released?;
+            }
+            Action::WatchAddresses { addresses } => programs.set_watched(addresses)?,
+            Action::Answer { ifindex, answers } => {
+                programs.set_answers(*ifindex, answers)?;
+                groups.hold(*ifindex, &answers.addresses)?;
+            }
+            Action::StandIn { ifindex, wanted } => carrier.stand_in(*ifindex, *wanted).await?,
+            Action::ResyncLink { socket, ifindex } => {
+                daemons::resync_link(daemons::borrow(*socket)?, *ifindex)?;
+            }
+            Action::ReplayRemoval { ifindex, address } => {
+                let IpAddr::V6(ip) = address.ip else {
+                    return Ok(replay.removal(*ifindex, *address).await?);
+                };
+                programs.pass_removal(ip, true)?;
+                let replayed = replay.removal(*ifindex, *address).await;
+                programs.pass_removal(ip, false)?;
+                replayed?;
+            }
+            Action::ShowAddress { ifindex, address } => replay.show(*ifindex, *address).await?,
+            Action::Rescan => self.scans.push_front(clock()),
+            Action::Tell { .. } | Action::Finish => {}
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, notice: Notice) -> Result<(), DriverError> {
+        let level = match notice.weight {
+            Weight::Detail => Level::Debug,
+            Weight::Info => Level::Info,
+            Weight::Warning => Level::Warn,
+        };
+        log!(level, "{notice}");
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        self.recent.push_back((monotonic()?, notice));
+        Ok(())
+    }
+
+    fn status(&self) -> Result<Status, DriverError> {
+        let now = monotonic()?;
+        let engine = self.engine.status(now);
+        let mut counters: std::collections::BTreeMap<String, u64> = self
+            .parts
+            .programs
+            .counters()?
+            .into_iter()
+            .map(|(counter, value)| (counter.name().to_owned(), value))
+            .collect();
+        let withheld =
+            counters.iter().filter(|(name, _)| name.starts_with("guard_withheld_")).map(|(_, n)| n);
+        let withheld = withheld.sum();
+        counters.insert("withheld".to_owned(), withheld);
+        counters.insert("released".to_owned(), engine.released);
+        counters.insert("rebound".to_owned(), engine.rebound);
+        counters.insert("announced".to_owned(), engine.announced);
+        counters.insert("failed_actions".to_owned(), engine.failed);
+        counters.extend(engine.heard);
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            network_namespace: self.parts.scanner.namespace(),
+            uptime_ms: millis(now.saturating_sub(self.started)),
+            ready: engine.ready,
+            nics: engine.nics,
+            missing: engine.missing,
+            warnings: engine.warnings,
+            daemons: engine.daemons,
+            routers: engine.routers,
+            claims: engine.claims,
+            counters,
+        })
+    }
+
+    fn events(&self) -> Result<Vec<PastEvent>, DriverError> {
+        let now = monotonic()?;
+        Ok(self
+            .recent
+            .iter()
+            .map(|(at, notice)| PastEvent {
+                ago_ms: millis(now.saturating_sub(*at)),
+                notice: notice.clone(),
+            })
+            .collect())
+    }
+}
+
+fn guard(
+    programs: &mut Programs,
+    scanner: &mut Scanner,
+    socket: SocketId,
+    replay_port: u32,
+) -> Result<(), ActionError> {
+    let duplicate = daemons::borrow(socket)?;
+    let cookie = daemons::cookie(&duplicate)?;
+    let port = daemons::port(&duplicate)?;
+    programs.guard(&duplicate, cookie, GuardedSocket { port, replay_port })?;
+    scanner.remember(socket, cookie);
+    Ok(())
+}
+
+async fn next_scrape(scrapes: &mut Option<Scrapes>) -> Option<oneshot::Sender<Status>> {
+    match scrapes {
+        Some(scrapes) => scrapes.recv().await,
+        None => pending().await,
+    }
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
+    }
+}
+
+/// `CLOCK_MONOTONIC`: the clock of `bpf_ktime_get_ns` too.
+fn monotonic() -> Result<Duration, DriverError> {
+    clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).map_err(DriverError::Clock)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the driver is the one reader of the clock")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Writes what the eBPF programs log to this process's log.
+pub fn forward_ebpf_log(programs: &mut Programs) {
+    let logger = aya_log::EbpfLogger::init(programs.object_mut())
+        .map_err(|error| error.to_string())
+        .and_then(|logger| watch(logger).map_err(|error| error.to_string()));
+    match logger {
+        Ok(mut logger) => {
+            tokio::spawn(async move {
+                while let Ok(mut guard) = logger.readable_mut().await {
+                    guard.get_inner_mut().flush();
+                    guard.clear_ready();
+                }
+            });
+        }
+        Err(error) => warn!("what the eBPF programs log is not shown: {error}"),
+    }
+}

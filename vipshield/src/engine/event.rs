@@ -1,0 +1,166 @@
+//! What the engine is told.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    action::Action,
+    carry::Route,
+    heard::Heard,
+    vips::Intent,
+    world::{Address, Daemon, Link},
+};
+
+/// Something was seen, or an action ended. Whatever it is, it only wakes the engine: decisions
+/// follow from the whole observed state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// All links, addresses and routes: at start, and after events were lost.
+    Snapshot {
+        /// Every link.
+        links: Vec<Link>,
+        /// Every address with its interface index.
+        addresses: Vec<(u32, Address)>,
+        /// Every route of the main table with its interface index.
+        routes: Vec<(u32, Route)>,
+    },
+    /// A link appeared or changed.
+    Link {
+        /// The link as it now is.
+        link: Link,
+    },
+    /// A link is gone.
+    LinkRemoved {
+        /// Interface index.
+        ifindex: u32,
+    },
+    /// An address appeared or changed.
+    Address {
+        /// Interface index.
+        ifindex: u32,
+        /// The address.
+        address: Address,
+        /// Netlink port of whoever asked for it; 0 is the kernel.
+        requester: u32,
+    },
+    /// An address is gone.
+    AddressRemoved {
+        /// Interface index.
+        ifindex: u32,
+        /// The address.
+        address: Address,
+        /// Netlink port of whoever asked for it; 0 is the kernel.
+        requester: u32,
+    },
+    /// Frames passed guarded NICs or their bearers.
+    Heard {
+        /// In the order in which they did.
+        frames: Vec<Heard>,
+    },
+    /// A process asked for an address, or for its removal.
+    Intent {
+        /// What exactly.
+        intent: Intent,
+    },
+    /// Addresses that an earlier vipshield has moved for a daemon, and that are still there. Told
+    /// once, when the daemons are known.
+    Moved {
+        /// Which.
+        addresses: Vec<Address>,
+    },
+    /// The kernel granted an IPv6 address, which it did not name, to a process.
+    Granted {
+        /// Netlink port from which it asked.
+        port: u32,
+    },
+    /// A route of the main table appeared or changed.
+    Route {
+        /// Interface index.
+        ifindex: u32,
+        /// The route.
+        route: Route,
+    },
+    /// A route of the main table is gone.
+    RouteRemoved {
+        /// Interface index.
+        ifindex: u32,
+        /// The route.
+        route: Route,
+    },
+    /// A tool was started that takes and gives back NICs (`ovs-vsctl`). Only a hint: it says
+    /// nothing about what the tool will do.
+    Hint,
+    /// A guarded daemon was seen to start or to end: some moments later one may read what is there.
+    Turnover,
+    /// All guarded daemons.
+    Daemons {
+        /// The result of a whole scan.
+        daemons: Vec<Daemon>,
+    },
+    /// The guard withheld a message.
+    Withheld {
+        /// What it was.
+        message: Withheld,
+    },
+    /// An action was carried out.
+    Succeeded {
+        /// Which.
+        action: Action,
+    },
+    /// An action failed.
+    Failed {
+        /// Which.
+        action: Action,
+        /// What the system said, with the errno.
+        error: String,
+    },
+    /// The deadline that [`next_deadline`](super::Engine::next_deadline) named has come.
+    Tick,
+    /// The operator asked vipshield to end: tell every daemon the truth and let go.
+    Stop,
+}
+
+/// A message that the guard withheld, as the engine needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withheld {
+    /// Interface index in the message.
+    pub ifindex: u32,
+    /// Netlink port of whoever asked for the change; 0 is the kernel.
+    pub requester: u32,
+    /// What it would have said.
+    pub about: About,
+}
+
+/// What a withheld message would have said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "about", rename_all = "snake_case")]
+pub enum About {
+    /// An address is gone.
+    AddressRemoval {
+        /// Which.
+        address: Address,
+    },
+    /// The link was taken down.
+    AdminDown,
+    /// The link lost its carrier.
+    CarrierLoss,
+    /// The link has another name.
+    Rename {
+        /// The new one.
+        name: String,
+    },
+    /// Another interface has the NIC's name.
+    Impostor {
+        /// That name.
+        name: String,
+    },
+    /// A bridge's word about its port.
+    BridgePort,
+    /// One of vipshield's own addresses came or went.
+    OwnAddress {
+        /// Which.
+        ip: IpAddr,
+    },
+}

@@ -1,0 +1,186 @@
+//! Actions that failed: when they are tried again, and what the operator hears of it.
+//!
+//! The first failure is told, with what can be done about it; the same again is a detail; the end
+//! of it is told once.
+
+use std::time::Duration;
+
+use super::{Engine, action::Action, notice::Weight, tell};
+
+/// After a failed action the same is tried again no sooner than this.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What can be done without is tried ever less often, and no less often than this.
+const RETRY_OPTIONAL: Duration = Duration::from_secs(30);
+
+/// An action that failed, until it succeeds or is not wanted any more.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) action: Action,
+    /// What the system said.
+    pub(super) error: String,
+    /// How often in a row.
+    times: u32,
+    /// When it may be tried again.
+    again: Duration,
+    /// It is being tried again.
+    under_way: bool,
+    /// The last look at everything would have asked for it: it is to be done still.
+    missed: bool,
+}
+
+impl Failure {
+    /// As the status has it.
+    pub(super) fn warning(&self) -> String {
+        format!("{}: {}; {}", self.action, self.error, remedy(&self.action))
+    }
+}
+
+impl Engine {
+    /// Whether an action may not be tried yet, because it has just failed.
+    pub(super) fn is_put_off(&mut self, action: &Action) -> bool {
+        let waiting = |it: &&mut Failure| it.action == *action && !it.under_way;
+        self.failed.iter_mut().find(waiting).map(|failure| failure.missed = true).is_some()
+    }
+
+    /// Begins a look at everything. Returns what may be tried again now.
+    pub(super) fn retries(&mut self, now: Duration) -> Vec<Action> {
+        let mut due = Vec::new();
+        for failure in &mut self.failed {
+            failure.missed = false;
+            if !failure.under_way && failure.again <= now {
+                failure.under_way = true;
+                due.push(failure.action.clone());
+            }
+        }
+        due
+    }
+
+    /// Ends a look at everything: what nobody asks for any more is nothing to mend, and forgotten
+    /// when it would be tried again.
+    pub(super) fn settle_failures(&mut self) {
+        let mut failed = std::mem::take(&mut self.failed);
+        failed.retain(|failure| !failure.under_way || self.pending.contains(&failure.action));
+        for failure in &mut failed {
+            failure.missed |= self.is_still_owed(&failure.action);
+        }
+        self.failed = failed;
+    }
+
+    /// What failed and is to be done still.
+    pub(super) fn to_mend(&self) -> impl Iterator<Item = &Failure> {
+        self.failed.iter().filter(|failure| failure.missed || failure.under_way)
+    }
+
+    /// When something may be tried again.
+    pub(super) fn next_retry(&self) -> Option<Duration> {
+        self.failed.iter().filter(|it| !it.under_way).map(|failure| failure.again).min()
+    }
+
+    /// Whether all that failed can be done without.
+    pub(super) fn does_without(&self) -> bool {
+        self.to_mend().all(|failure| is_optional(&failure.action))
+    }
+
+    pub(super) fn note_failure(&mut self, action: Action, error: &str, now: Duration) {
+        let before = self.failed.iter().position(|failure| failure.action == action);
+        let before = before.map(|at| self.failed.swap_remove(at));
+        // The same words are no news, even if it is about another plan.
+        let said = |failure: &Failure| {
+            failure.error == error && failure.action.to_string() == action.to_string()
+        };
+        let is_known = before.iter().chain(&self.failed).any(said);
+        let times = before.map_or(0, |failure| failure.times).saturating_add(1);
+        let pause = pause(&action, times);
+        let (weight, text) = if is_known {
+            (Weight::Detail, format!("{action}: {error}, {times} times by now"))
+        } else {
+            (Weight::Warning, format!("{action}: {error}; {}", remedy(&action)))
+        };
+        tell(&mut self.actions, weight, None, text);
+        self.failed.push(Failure {
+            action,
+            error: error.to_owned(),
+            times,
+            again: now.saturating_add(pause),
+            under_way: false,
+            missed: true,
+        });
+    }
+
+    pub(super) fn note_success(&mut self, action: &Action) {
+        let failed = self.failed.iter().position(|failure| failure.action == *action);
+        if let Some(failure) = failed.map(|at| self.failed.swap_remove(at)) {
+            let times = failure.times;
+            let text = format!("{action}: done, after {times} attempts that failed");
+            tell(&mut self.actions, Weight::Info, None, text);
+        }
+    }
+}
+
+/// Whether vipshield keeps its promises without it, but for packets in a moment of the kernel's.
+fn is_optional(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::Shunt { .. }
+            | Action::Watch { .. }
+            | Action::WatchAddresses { .. }
+            | Action::Announce { .. }
+    )
+}
+
+fn pause(action: &Action, times: u32) -> Duration {
+    if !is_optional(action) {
+        return RETRY;
+    }
+    let doubled = 2_u32.saturating_pow(times.saturating_sub(1));
+    RETRY.saturating_mul(doubled).min(RETRY_OPTIONAL)
+}
+
+/// What an operator can do about a failure, and what it costs until then.
+fn remedy(action: &Action) -> &'static str {
+    match action {
+        Action::Shunt { .. } => {
+            "vipshield does without, and single packets may be lost when the NIC joins or leaves a \
+             bridge; it needs a kernel with CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS, and the \
+             capabilities BPF and NET_ADMIN"
+        }
+        Action::Watch { .. } | Action::WatchAddresses { .. } => {
+            "vipshield does without, and does not see who else owns an address; it needs the same \
+             of the kernel as a shunt: CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS, and the \
+             capabilities BPF and NET_ADMIN"
+        }
+        Action::Answer { .. } => {
+            "it is tried again; until then new neighbours may get no answer while addresses are on \
+             their way"
+        }
+        Action::Carry { .. } | Action::StandIn { .. } => {
+            "it is tried again; it needs a kernel with CONFIG_IP_MULTIPLE_TABLES (and \
+             CONFIG_IPV6_MULTIPLE_TABLES), and the capability NET_ADMIN"
+        }
+        Action::Guard { .. }
+        | Action::Listen { .. }
+        | Action::Unguard { .. }
+        | Action::Rebind { .. }
+        | Action::Speak { .. }
+        | Action::ResyncLink { .. } => {
+            "it is tried again; if it stays, see that vipshield is in the host's PID namespace and \
+             has the capabilities BPF, NET_ADMIN, NET_RAW and SYS_PTRACE"
+        }
+        Action::Announce { .. } => {
+            "others may send to where the address was, until its next announcement or their own \
+             question; it needs the capability NET_RAW"
+        }
+        Action::RemoveVip { .. }
+        | Action::MoveVip { .. }
+        | Action::ReplayRemoval { .. }
+        | Action::ShowAddress { .. } => {
+            "it is tried again; if it stays, see that vipshield has the capability NET_ADMIN"
+        }
+        Action::SetPolicy { .. } | Action::ClearPolicy { .. } | Action::SetCommandPorts { .. } => {
+            "it is tried again; if it stays, restart vipshield: until then keepalived may see too \
+             much or too little"
+        }
+        Action::Rescan | Action::Tell { .. } | Action::Finish => "it is tried again",
+    }
+}

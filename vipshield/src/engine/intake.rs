@@ -1,0 +1,362 @@
+//! Taking in what was seen: the world is brought up to date, and nothing is decided yet.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    Engine, FLASH, TURNOVER,
+    action::Action,
+    action_pid,
+    event::{About, Event, Withheld},
+    notice::Weight,
+    tell,
+    vips::Intent,
+    world::{Address, Daemon, Filter, Link, Role, SocketId, World},
+};
+
+impl Engine {
+    pub(super) fn take_in(&mut self, event: Event, now: Duration) {
+        match event {
+            Event::Snapshot { links, addresses, routes } => {
+                self.flashes.clear();
+                self.world.links = links.into_iter().map(|link| (link.ifindex, link)).collect();
+                self.world.addresses.clear();
+                self.world.own.clear();
+                for (ifindex, address) in addresses {
+                    if self.is_own(address) {
+                        self.world.own.insert((ifindex, address.ip));
+                    } else {
+                        self.world.addresses.entry(ifindex).or_default().insert(address);
+                    }
+                }
+                self.world.routes.clear();
+                for (ifindex, route) in routes {
+                    self.world.routes.entry(ifindex).or_default().insert(route);
+                }
+                let World { vips, addresses, .. } = &mut self.world;
+                vips.doubt(|ip| addresses.values().flatten().any(|address| address.ip == ip));
+                self.started = true;
+            }
+            Event::Link { link } => self.link_seen(link, now),
+            Event::LinkRemoved { ifindex } => {
+                self.world.links.remove(&ifindex);
+                self.world.addresses.remove(&ifindex);
+                self.world.routes.remove(&ifindex);
+            }
+            Event::Address { ifindex, address, requester } => {
+                if requester == self.config.replay_port || self.is_flash(ifindex, address, now) {
+                    // It is gone by now.
+                } else if self.is_own(address) {
+                    self.world.own.insert((ifindex, address.ip));
+                } else {
+                    let addresses = self.world.addresses.entry(ifindex).or_default();
+                    if addresses.insert(address) {
+                        self.appeared(ifindex, address, now);
+                    }
+                }
+            }
+            Event::AddressRemoved { ifindex, address, requester } => {
+                if requester == self.config.replay_port || self.is_flash(ifindex, address, now) {
+                    // It never was there to stay.
+                    self.flashes.retain(|flash| (flash.0, flash.1) != (ifindex, address));
+                } else if self.is_own(address) {
+                    self.world.own.remove(&(ifindex, address.ip));
+                } else {
+                    self.address_removed(ifindex, address, requester);
+                }
+                self.world.address_left(ifindex);
+            }
+            Event::Heard { frames } => self.heard(frames, now),
+            Event::Intent { intent } => self.intent_heard(&intent, now),
+            Event::Moved { addresses } => self.inherit(&addresses, now),
+            Event::Granted { port } => self.granted(port, now),
+            Event::Route { ifindex, route } => {
+                let routes = self.world.routes.entry(ifindex).or_default();
+                routes.retain(|known| known.key() != route.key());
+                routes.insert(route);
+            }
+            Event::RouteRemoved { ifindex, route } => {
+                if let Some(routes) = self.world.routes.get_mut(&ifindex) {
+                    routes.retain(|known| known.key() != route.key());
+                }
+            }
+            Event::Hint => self.arming.hint(now),
+            Event::Turnover => self.turnover_until = Some(now.saturating_add(TURNOVER)),
+            Event::Daemons { daemons } => self.daemons_found(daemons, now),
+            Event::Withheld { message } => self.withheld(&message, now),
+            Event::Succeeded { action } => {
+                if let Action::ReplayRemoval { ifindex, address } = &action
+                    && address.ip.is_ipv6()
+                {
+                    self.flashes.push((*ifindex, *address, now.saturating_add(FLASH)));
+                }
+                self.succeeded(&action);
+            }
+            Event::Failed { action, error } => self.action_failed(action, &error, now),
+            Event::Tick => {}
+            Event::Stop => self.stopping = true,
+        }
+    }
+
+    /// Whether an address only came because vipshield had the kernel say that it is gone. Of IPv6 the
+    /// kernel does not say who asked.
+    fn is_flash(&mut self, ifindex: u32, address: Address, now: Duration) -> bool {
+        self.flashes.retain(|flash| now < flash.2);
+        self.flashes.iter().any(|flash| (flash.0, flash.1) == (ifindex, address))
+    }
+
+    fn is_own(&self, address: Address) -> bool {
+        self.config.own_addresses.contains(&address.ip)
+    }
+
+    fn link_seen(&mut self, link: Link, now: Duration) {
+        // A new bridge is the first step of taking a NIC.
+        if link.is_bridge() && !self.world.links.contains_key(&link.ifindex) {
+            self.arming.new_bridge(now);
+        }
+        if !link.up {
+            // Of a link that goes down too (`fib_table_flush` in `net/ipv4/fib_trie.c`).
+            self.world.flush_ipv4(link.ifindex);
+        }
+        self.world.links.insert(link.ifindex, link);
+    }
+
+    fn address_removed(&mut self, ifindex: u32, address: Address, requester: u32) {
+        if let Some(addresses) = self.world.addresses.get_mut(&ifindex) {
+            addresses.remove(&address);
+        }
+        if self.world.daemon_at(requester).is_some()
+            && let Some(nic) = self.nics.get_mut(&ifindex)
+        {
+            nic.forget(address);
+        }
+    }
+
+    pub(super) fn intent_heard(&mut self, intent: &Intent, now: Duration) {
+        let Some(pid) = self.world.daemon_at(intent.port) else {
+            return self.world.vips.overhear(intent, now);
+        };
+        let ip = intent.address.ip;
+        let before = self.world.vips.is_wanted(ip);
+        self.world.vips.hear(pid, intent, now);
+        // Of IPv6 the removal itself does not say whose doing it was.
+        if ip.is_ipv6() && !intent.wanted && !intent.refused {
+            self.nics.values_mut().for_each(|nic| nic.forget(intent.address));
+        }
+        if self.world.vips.is_wanted(ip) != before {
+            let verb = if intent.wanted { "takes" } else { "gives up" };
+            let text = format!("process {pid} {verb} {}", intent.address);
+            tell(&mut self.actions, Weight::Info, None, text);
+        }
+    }
+
+    /// A vipshield that was killed had moved these for a daemon that meant to have them. Which of
+    /// them it still means to have is heard later; if it is gone, nobody does.
+    fn inherit(&mut self, addresses: &[Address], now: Duration) {
+        let speakers = self.world.daemons.values().filter(|daemon| daemon.role == Role::Vrrp);
+        let speakers: Vec<u32> = speakers.map(|daemon| daemon.pid).collect();
+        for address in addresses {
+            match speakers.as_slice() {
+                [] => {
+                    let text = format!("{address} was left by a daemon that is gone");
+                    tell(&mut self.actions, Weight::Warning, None, text);
+                    self.world.vips.orphan(address.ip, now);
+                }
+                [pid] => self.world.vips.inherit(*pid, address.ip),
+                // Nothing tells whose it is.
+                [_, _, ..] => {}
+            }
+        }
+    }
+
+    fn daemons_found(&mut self, daemons: Vec<Daemon>, now: Duration) {
+        let found: BTreeMap<u32, Daemon> =
+            daemons.into_iter().map(|daemon| (daemon.pid, daemon)).collect();
+        let mut orphans = Vec::new();
+        let mut died = false;
+        for (pid, daemon) in &self.world.daemons {
+            if found.get(pid).is_none_or(|now| now.start_time != daemon.start_time) {
+                died |= daemon.role == Role::Vrrp;
+                orphans.extend(self.world.vips.bury(*pid, now));
+                tell(
+                    &mut self.actions,
+                    Weight::Info,
+                    None,
+                    format!("{} {pid} is gone", daemon.name),
+                );
+                self.failed.retain(|failure| action_pid(&failure.action) != Some(*pid));
+                self.pending.retain(|action| action_pid(action) != Some(*pid));
+            }
+        }
+        let before = std::mem::replace(&mut self.world.daemons, found);
+        if died {
+            self.routers.disown();
+        }
+        let mut vips = std::mem::take(&mut self.world.vips);
+        vips.claim(|port| self.world.daemon_at(port), now);
+        self.world.vips = vips;
+        let there = |socket: &SocketId| {
+            let daemon = self.world.daemons.get(&socket.pid);
+            daemon.is_some_and(|daemon| daemon.vrrp.iter().any(|vrrp| vrrp.id == *socket))
+        };
+        self.placed.retain(|socket, _| there(socket));
+        self.speaking.retain(there);
+        self.look_for_sockets(&before);
+        for ip in orphans {
+            self.take_down(ip);
+        }
+    }
+
+    fn withheld(&mut self, message: &Withheld, now: Duration) {
+        self.withheld += 1;
+        let Some(nic) = self.nics.values_mut().find(|nic| match &message.about {
+            About::Impostor { name } => nic.name == *name,
+            _ => nic.ifindex == message.ifindex,
+        }) else {
+            return;
+        };
+        if let About::AddressRemoval { address } = message.about
+            && self.world.daemon_at(message.requester).is_none()
+        {
+            nic.remember(address);
+        }
+        if !nic.phase.is_transition() && nic.withheld == 0 {
+            nic.transition_since = now;
+        }
+        nic.withheld += 1;
+        let what = match &message.about {
+            About::AddressRemoval { address } => format!("{} left the NIC", address.ip),
+            About::AdminDown => "the NIC was taken down".to_owned(),
+            About::CarrierLoss => "the NIC has no carrier".to_owned(),
+            About::Rename { name } => format!("the NIC is now called {name}"),
+            About::Impostor { name } => {
+                format!("interface {} is called {name} too", message.ifindex)
+            }
+            About::BridgePort => "a bridge spoke of its port".to_owned(),
+            About::OwnAddress { ip } => format!("vipshield's own address {ip}"),
+        };
+        let who = match message.requester {
+            0 => String::new(),
+            port => format!(" (asked for by netlink port {port})"),
+        };
+        tell(&mut self.actions, Weight::Detail, Some(&nic.name), format!("withheld: {what}{who}"));
+    }
+
+    fn succeeded(&mut self, action: &Action) {
+        self.pending.retain(|pending| pending != action);
+        self.note_success(action);
+        match action {
+            Action::Guard { socket } | Action::Listen { socket } => {
+                self.set_filter(*socket, Filter::Guard);
+            }
+            // What vipshield asks for itself is told by nobody else.
+            Action::RemoveVip { ifindex, address } => {
+                self.world.addresses.entry(*ifindex).or_default().remove(address);
+            }
+            Action::MoveVip { address, from, to } => {
+                self.world.addresses.entry(*from).or_default().remove(address);
+                self.world.addresses.entry(*to).or_default().insert(*address);
+            }
+            Action::Announce { .. } => self.announced += 1,
+            Action::Unguard { socket } => self.set_filter(*socket, Filter::None),
+            Action::Speak { socket, from_anywhere: true } => {
+                self.speaking.insert(*socket);
+            }
+            Action::Rebind { socket, to, .. } => {
+                self.rebound += 1;
+                self.placed.insert(socket.id, *to);
+                if let Some(found) = self
+                    .world
+                    .daemons
+                    .get_mut(&socket.id.pid)
+                    .and_then(|daemon| daemon.vrrp.iter_mut().find(|vrrp| vrrp.id == socket.id))
+                {
+                    found.bound = Some(*to);
+                }
+            }
+            Action::Carry { ifindex, .. } => {
+                if let Some(nic) = self.nics.get_mut(ifindex) {
+                    nic.half_carried = None;
+                }
+            }
+            Action::Shunt { ifindex, .. } => {
+                if let Some(nic) = self.nics.get_mut(ifindex) {
+                    nic.half_laid = false;
+                }
+            }
+            Action::SetPolicy { .. }
+            | Action::SetCommandPorts { .. }
+            | Action::Speak { from_anywhere: false, .. }
+            | Action::StandIn { .. }
+            | Action::ClearPolicy { .. }
+            | Action::ResyncLink { .. }
+            | Action::ReplayRemoval { .. }
+            | Action::ShowAddress { .. }
+            | Action::Rescan
+            | Action::Watch { .. }
+            | Action::WatchAddresses { .. }
+            | Action::Answer { .. }
+            | Action::Tell { .. }
+            | Action::Finish => {}
+        }
+    }
+
+    fn set_filter(&mut self, socket: SocketId, filter: Filter) {
+        let Some(daemon) = self.world.daemons.get_mut(&socket.pid) else { return };
+        let monitors = daemon.monitors.iter_mut().map(|found| (found.id, &mut found.filter));
+        let commands = daemon.commands.iter_mut().map(|found| (found.id, &mut found.filter));
+        for (_, found) in monitors.chain(commands).filter(|(id, _)| *id == socket) {
+            *found = filter;
+        }
+    }
+
+    fn action_failed(&mut self, action: Action, error: &str, now: Duration) {
+        self.pending.retain(|pending| *pending != action);
+        self.failures += 1;
+        match &action {
+            Action::SetPolicy { ifindex, .. } => {
+                if let Some(nic) = self.nics.get_mut(ifindex) {
+                    nic.policy = None;
+                }
+            }
+            Action::Carry { ifindex, old, new } => {
+                if let Some(nic) = self.nics.get_mut(ifindex) {
+                    nic.carry = old.clone();
+                    nic.half_carried = Some(new.clone());
+                }
+            }
+            Action::Shunt { ifindex, .. } => {
+                if let Some(nic) = self.nics.get_mut(ifindex) {
+                    nic.shunt = None;
+                    nic.half_laid = true;
+                }
+            }
+            Action::SetCommandPorts { .. } => self.command_ports = None,
+            Action::Watch { .. } | Action::WatchAddresses { .. } | Action::Answer { .. } => {
+                self.watch_failed(&action);
+            }
+            Action::StandIn { ifindex, wanted } => {
+                if let Some(nic) = self.nics.get_mut(ifindex) {
+                    nic.stood_in = !wanted;
+                }
+            }
+            Action::ShowAddress { ifindex, .. } => {
+                self.introduced.retain(|(_, introduced)| introduced != ifindex);
+            }
+            Action::ResyncLink { socket, ifindex } => self.not_shown(*socket, *ifindex),
+            Action::ClearPolicy { .. }
+            | Action::Guard { .. }
+            | Action::Listen { .. }
+            | Action::Unguard { .. }
+            | Action::Rebind { .. }
+            | Action::Speak { .. }
+            | Action::RemoveVip { .. }
+            | Action::MoveVip { .. }
+            | Action::Announce { .. }
+            | Action::ReplayRemoval { .. }
+            | Action::Rescan
+            | Action::Tell { .. }
+            | Action::Finish => {}
+        }
+        self.note_failure(action, error, now);
+    }
+}

@@ -1,0 +1,591 @@
+//! The rules engine: decides what guarded daemons get to see, and where their VRRP sockets are.
+//!
+//! It does no I/O. Hand it what was seen with [`Engine::handle`], take what is to be done with
+//! [`Engine::poll_action`], and wake it with [`Event::Tick`] at [`Engine::next_deadline`]. Time is
+//! an argument: the monotonic time since some fixed moment. It never panics and never fails.
+//!
+//! It is level-triggered: every decision follows from the whole observed [`World`] and from what
+//! was already asked for, so that starting in the middle of a transition, or losing an event, is
+//! an ordinary case.
+
+mod action;
+mod announce;
+mod arming;
+mod carry;
+mod claims;
+mod daemons;
+mod event;
+mod failed;
+mod find;
+mod grants;
+mod heard;
+mod intake;
+mod names;
+mod nic;
+mod notice;
+mod phase;
+mod roster;
+mod routers;
+mod status;
+#[cfg(test)]
+mod tests;
+mod vips;
+mod warnings;
+mod watch;
+mod world;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+    time::Duration,
+};
+
+pub use self::{
+    action::Action,
+    carry::{Plan, Route, Shunt, Trigger},
+    event::{About, Event, Withheld},
+    heard::Heard,
+    notice::{Notice, Weight},
+    phase::{Phase, Signs, derive},
+    status::{
+        ClaimStatus, ClaimantStatus, DaemonStatus, EngineStatus, Interface, NicStatus,
+        RouterStatus, SenderStatus, VrrpStatus,
+    },
+    vips::Intent,
+    watch::Answers,
+    world::{
+        Address, CommandSocket, Daemon, Family, Filter, Link, MonitorSocket, Role, SocketId,
+        VrrpSocket, World,
+    },
+};
+use self::{
+    announce::Announcer,
+    arming::Arming,
+    claims::Claims,
+    failed::Failure,
+    grants::Grants,
+    heard::Tally,
+    names::Names,
+    nic::{Nic, Overdue},
+    routers::{Patience, Routers},
+    watch::Watching,
+};
+
+/// After a daemon was seen to start or to end, a port has a stand-in for its address for so long:
+/// keepalived waits some seconds before it starts a process again that ended more than once.
+const TURNOVER: Duration = Duration::from_secs(10);
+
+/// What is heard of an IPv6 address within this time after its loss was said again is that.
+const FLASH: Duration = Duration::from_millis(500);
+
+/// What the engine has to know before it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Names of the interfaces to guard; empty for those that VRRP sockets are bound to.
+    pub interfaces: Vec<String>,
+    /// For how long at the most something untrue may be withheld. What is learned from adverts makes
+    /// it shorter, never longer.
+    pub deadline: Duration,
+    /// Netlink port from which [`Action::ReplayRemoval`] is carried out.
+    pub replay_port: u32,
+    /// Addresses that vipshield puts on NICs itself: they belong to nobody's NIC.
+    pub own_addresses: Vec<IpAddr>,
+}
+
+/// The engine. See the [module](self).
+#[derive(Debug)]
+pub struct Engine {
+    config: Config,
+    world: World,
+    nics: BTreeMap<u32, Nic>,
+    /// IPv6 addresses whose loss was said again, on which interface, and until when to expect to hear
+    /// of it.
+    flashes: Vec<(u32, Address, Duration)>,
+    /// IPv6 addresses that were granted.
+    grants: Grants,
+    actions: VecDeque<Action>,
+    failed: Vec<Failure>,
+    /// Actions under way.
+    pending: Vec<Action>,
+    /// Guarded sockets whose daemons were told a NIC's address.
+    introduced: BTreeSet<(SocketId, u32)>,
+    /// The bridges that VRRP sockets were put on.
+    placed: BTreeMap<SocketId, u32>,
+    /// VRRP sockets that may send from an address that is not there for the moment.
+    speaking: BTreeSet<SocketId>,
+    /// What daemons know of names.
+    names: Names,
+    /// Netlink ports whose requests the guard passes, as last asked for.
+    command_ports: Option<Vec<u32>>,
+    watching: Watching,
+    /// Things an operator was told of and need not be told again.
+    mentioned: BTreeSet<String>,
+    /// Virtual routers on the wire.
+    routers: Routers,
+    /// Who claims their addresses.
+    claims: Claims,
+    tally: Tally,
+    /// Whether a transition may be near.
+    arming: Arming,
+    /// A daemon may start and read what is there, until then.
+    turnover_until: Option<Duration>,
+    /// Where VIPs are, and what is to be said of that.
+    announcer: Announcer,
+    /// When everything was looked at last: what was due by then is done, or will be tried again.
+    evaluated: Duration,
+    started: bool,
+    stopping: bool,
+    withheld: u64,
+    released: u64,
+    rebound: u64,
+    announced: u64,
+    failures: u64,
+}
+
+impl Engine {
+    /// An engine that has seen nothing yet.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self {
+            config,
+            world: World::default(),
+            nics: BTreeMap::new(),
+            flashes: Vec::new(),
+            grants: Grants::default(),
+            actions: VecDeque::new(),
+            failed: Vec::new(),
+            pending: Vec::new(),
+            introduced: BTreeSet::new(),
+            placed: BTreeMap::new(),
+            speaking: BTreeSet::new(),
+            names: Names::default(),
+            command_ports: None,
+            watching: Watching::default(),
+            mentioned: BTreeSet::new(),
+            arming: Arming::default(),
+            routers: Routers::default(),
+            claims: Claims::default(),
+            tally: Tally::default(),
+            turnover_until: None,
+            announcer: Announcer::default(),
+            evaluated: Duration::ZERO,
+            started: false,
+            stopping: false,
+            withheld: 0,
+            released: 0,
+            rebound: 0,
+            announced: 0,
+            failures: 0,
+        }
+    }
+
+    /// Takes in what was seen at `now`.
+    pub fn handle(&mut self, event: Event, now: Duration) {
+        if self.stopping {
+            return;
+        }
+        self.take_in(event, now);
+        if self.stopping {
+            self.let_go();
+        } else if self.started {
+            self.evaluate(now);
+        }
+    }
+
+    /// The next thing to do, if there is any.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// When [`Event::Tick`] is due, if at all.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Duration> {
+        if self.stopping || !self.started {
+            return None;
+        }
+        self.nics
+            .values()
+            .flat_map(|nic| {
+                let carry =
+                    nic.next_carry(self.arming.is_armed()).filter(|at| *at > self.evaluated);
+                [nic.next_deadline(self.patience(nic.ifindex).deadline), carry]
+            })
+            .flatten()
+            .chain(self.arming.next_deadline())
+            .chain(self.turnover_until)
+            .chain(self.next_retry())
+            .chain(self.world.vips.next_deadline())
+            .chain(self.routers.next_deadline(self.evaluated))
+            .chain(self.claims.next_deadline(self.evaluated))
+            .chain(self.announcer.next_deadline())
+            .chain(self.grants.next_deadline(self.evaluated))
+            .min()
+    }
+
+    /// Asks for an action, unless the same is under way or has just failed. False: not now.
+    fn want(&mut self, action: Action) -> bool {
+        if self.pending.contains(&action) || self.is_put_off(&action) {
+            return false;
+        }
+        self.pending.push(action.clone());
+        self.actions.push_back(action);
+        true
+    }
+
+    /// Tells the operator something once for as long as vipshield runs.
+    fn mention(&mut self, nic: Option<&str>, text: String) {
+        if self.mentioned.insert(text.clone()) {
+            tell(&mut self.actions, Weight::Warning, nic, text);
+        }
+    }
+
+    fn evaluate(&mut self, now: Duration) {
+        self.evaluated = now;
+        let again = self.retries(now);
+        self.arming.expire(now);
+        self.turnover_until = self.turnover_until.filter(|until| *until > now);
+        self.world.vips.expire(now);
+        self.find_nics(now);
+        self.learn_patience(now);
+        let indexes: Vec<u32> = self.nics.keys().copied().collect();
+        for ifindex in indexes {
+            self.evaluate_nic(ifindex, now);
+        }
+        self.watch();
+        self.answer_neighbours();
+        self.settle_vips(now);
+        self.mind_silence(now);
+        self.find_conflicts(now);
+        self.announce(now);
+        self.rebind();
+        self.let_speak();
+        self.allow_ports();
+        self.guard_daemons();
+        self.introduce();
+        self.disclose();
+        self.inform();
+        self.warn();
+        for action in again {
+            if self.is_still_owed(&action) {
+                self.want(action);
+            }
+        }
+        self.settle_failures();
+    }
+
+    /// Whether an action that failed, and that nothing in the world asks for again, is due still.
+    fn is_still_owed(&self, action: &Action) -> bool {
+        match action {
+            Action::ResyncLink { socket, ifindex } => {
+                self.nics.get(ifindex).is_some_and(|nic| nic.told)
+                    || self.half_deaf().any(|(daemon, nic)| {
+                        daemon.pid == socket.pid && nic.bearers.contains(ifindex)
+                    })
+            }
+            Action::ReplayRemoval { ifindex, address } => {
+                self.nics.contains_key(ifindex) && !self.world.has_ip(*ifindex, address.ip)
+            }
+            Action::ShowAddress { ifindex, address: Some(address) } => {
+                self.nics.get(ifindex).is_some_and(|nic| nic.is_elsewhere(&self.world, *address))
+                    || (self.half_deaf().next().is_some()
+                        && self.world.has_ip(*ifindex, address.ip))
+            }
+            Action::ClearPolicy { name, .. } => !self.nics.values().any(|nic| nic.name == *name),
+            Action::Carry { ifindex, .. } | Action::Shunt { ifindex, .. } => {
+                !self.nics.contains_key(ifindex)
+            }
+            Action::RemoveVip { ifindex, address } => {
+                self.world.vips.is_given_up(address.ip) && self.world.has_ip(*ifindex, address.ip)
+            }
+            Action::SetPolicy { .. }
+            | Action::SetCommandPorts { .. }
+            | Action::Guard { .. }
+            | Action::Listen { .. }
+            | Action::Unguard { .. }
+            | Action::Rebind { .. }
+            | Action::MoveVip { .. }
+            | Action::Announce { .. }
+            | Action::StandIn { .. }
+            | Action::Speak { .. }
+            | Action::ShowAddress { address: None, .. }
+            | Action::Rescan
+            | Action::Watch { .. }
+            | Action::WatchAddresses { .. }
+            | Action::Answer { .. }
+            | Action::Tell { .. }
+            | Action::Finish => false,
+        }
+    }
+
+    fn evaluate_nic(&mut self, ifindex: u32, now: Duration) {
+        let patience = self.patience(ifindex);
+        let Some(nic) = self.nics.get_mut(&ifindex) else { return };
+        let bearer = nic.bearer;
+        let was = nic.observe(&self.world, now);
+        let mut overdue = nic.overdue(patience.now(), now);
+        if !overdue.is_empty() {
+            for truth in &overdue {
+                nic.settle(*truth);
+            }
+            nic.released += overdue.len() as u64;
+            // With the truth told, the phase is another one.
+            nic.observe(&self.world, now);
+        }
+        if nic.bearer != bearer {
+            let text = match nic.bearer {
+                Some(to) if to == ifindex => "the NIC carries its own traffic again".to_owned(),
+                Some(to) => {
+                    format!("the NIC's traffic now goes through {}", self.world.name_of(to))
+                }
+                None => "the NIC is a port, but of which bridge cannot be told yet".to_owned(),
+            };
+            tell(&mut self.actions, Weight::Info, Some(&nic.name), text);
+        }
+        let (name, phase) = (nic.name.clone(), nic.phase);
+        let owes_recovery = nic.recovered(&self.world);
+        if let Some(was) = was.filter(|was| *was != phase) {
+            let text = phase_story(nic, was, &self.world, now);
+            let weight = if phase == Phase::Down { Weight::Warning } else { Weight::Info };
+            tell(&mut self.actions, weight, Some(&name), text);
+            if phase.is_transition() {
+                self.arming.came_true();
+            } else {
+                nic.withheld = 0;
+                nic.released = 0;
+            }
+        }
+        let withhold = nic.withhold();
+        let armed = nic.policy == Some(withhold);
+        if !armed
+            && self.want(Action::SetPolicy { ifindex, name: name.clone(), withhold })
+            && let Some(nic) = self.nics.get_mut(&ifindex)
+        {
+            nic.policy = Some(withhold);
+        }
+        if owes_recovery {
+            self.tell_recovery(&name);
+        }
+        self.show_addresses(ifindex);
+        self.carry(ifindex, now);
+        self.lay_shunt(ifindex);
+        self.stand_in(ifindex);
+        self.released += overdue.len() as u64;
+        for truth in overdue.drain(..) {
+            self.tell_daemons(ifindex, &name, truth, patience);
+        }
+    }
+
+    /// Puts in force, or takes back, what keeps the node reachable through the NIC.
+    fn carry(&mut self, ifindex: u32, now: Duration) {
+        let Some(nic) = self.nics.get(&ifindex) else { return };
+        let new = nic.wanted_carry(&self.world, self.arming.is_armed(), now);
+        let old = match &nic.half_carried {
+            Some(half) if new == nic.carry => half.clone(),
+            _ if new == nic.carry => return,
+            _ => nic.carry.clone(),
+        };
+        if self.want(Action::Carry { ifindex, old, new: new.clone() })
+            && let Some(nic) = self.nics.get_mut(&ifindex)
+        {
+            nic.carry = new;
+        }
+    }
+
+    /// After the carry, so that a shunt ends when what takes its place is in force.
+    fn lay_shunt(&mut self, ifindex: u32) {
+        let Some(nic) = self.nics.get(&ifindex) else { return };
+        let shunt = nic.wanted_shunt(&self.world);
+        if (shunt != nic.shunt || nic.half_laid)
+            && self.want(Action::Shunt { ifindex, shunt })
+            && let Some(nic) = self.nics.get_mut(&ifindex)
+        {
+            nic.shunt = shunt;
+        }
+    }
+
+    /// A port has no address of its own; a daemon that starts must find one on it.
+    fn stand_in(&mut self, ifindex: u32) {
+        let port = self.world.links.get(&ifindex).is_some_and(|link| link.master.is_some());
+        let wanted = port && self.turnover_until.is_some();
+        if self.nics.get(&ifindex).is_some_and(|nic| nic.stood_in != wanted)
+            && self.want(Action::StandIn { ifindex, wanted })
+            && let Some(nic) = self.nics.get_mut(&ifindex)
+        {
+            nic.stood_in = wanted;
+        }
+    }
+
+    /// The deadline has come: the daemons get to know.
+    fn tell_daemons(&mut self, ifindex: u32, name: &str, truth: Overdue, patience: Patience) {
+        match truth {
+            Overdue::Link => {
+                let text =
+                    format!("the link is not as it was, and {patience}: the daemons are told");
+                tell(&mut self.actions, Weight::Warning, Some(name), text);
+                let usurper = self.nics.get(&ifindex).and_then(|nic| nic.usurper(&self.world));
+                self.all_informed(ifindex);
+                for socket in self.guarded_sockets() {
+                    self.want(Action::ResyncLink { socket, ifindex });
+                    if let Some(ifindex) = usurper {
+                        self.want(Action::ResyncLink { socket, ifindex });
+                    }
+                }
+            }
+            Overdue::Address(address) => {
+                let text =
+                    format!("{address} is on no interface, and {patience}: the daemons are told");
+                tell(&mut self.actions, Weight::Warning, Some(name), text);
+                if !self.guarded_sockets().is_empty() {
+                    self.want(Action::ReplayRemoval { ifindex, address });
+                }
+            }
+        }
+    }
+
+    /// The daemons were told of a failure that is over. Where names are exchanged, the NIC's own
+    /// messages bear another name and are withheld: the interface that has the name now, the
+    /// bridge, is what the daemons can use.
+    fn tell_recovery(&mut self, name: &str) {
+        let Some(ifindex) = self.world.link_named(name).map(|link| link.ifindex) else { return };
+        for socket in self.guarded_sockets() {
+            self.want(Action::ResyncLink { socket, ifindex });
+        }
+    }
+
+    /// The daemons were told that an address is gone, and now the bridge has it: they do not look
+    /// there, and would never know.
+    fn show_addresses(&mut self, ifindex: u32) {
+        let Some(nic) = self.nics.get_mut(&ifindex) else { return };
+        let back = nic.take_back(&self.world);
+        for address in back {
+            let text = format!("{address} is back, on the bridge: the daemons are shown it");
+            let name = self.nics.get(&ifindex).map(|nic| nic.name.as_str());
+            tell(&mut self.actions, Weight::Info, name, text);
+            if !self.guarded_sockets().is_empty() {
+                self.want(Action::ShowAddress { ifindex, address: Some(address) });
+            }
+        }
+    }
+
+    /// Leaves every daemon with the truth and without the guard.
+    fn let_go(&mut self) {
+        let sockets = self.guarded_sockets();
+        let mut last = Vec::new();
+        for nic in self.nics.values() {
+            for socket in self.world.daemons.values().flat_map(|daemon| &daemon.vrrp) {
+                // One that found the bridge by the NIC's name made it there.
+                let made = socket.home.filter(|home| {
+                    nic.bearers.contains(home) && self.world.links.contains_key(home)
+                });
+                let to = made.unwrap_or(nic.ifindex);
+                if socket.bound.is_some_and(|b| b != to && nic.bearers.contains(&b)) {
+                    last.push(Action::Rebind { socket: *socket, nic: nic.ifindex, to });
+                }
+            }
+            if !nic.carry.is_empty() {
+                let old = nic.carry.clone();
+                last.push(Action::Carry { ifindex: nic.ifindex, old, new: Plan::default() });
+            }
+            if nic.shunt.is_some() || nic.half_laid {
+                last.push(Action::Shunt { ifindex: nic.ifindex, shunt: None });
+            }
+            if nic.stood_in {
+                last.push(Action::StandIn { ifindex: nic.ifindex, wanted: false });
+            }
+            last.push(Action::ClearPolicy { ifindex: nic.ifindex, name: nic.name.clone() });
+            let away = |address: &Address| !self.world.has_ip(nic.ifindex, address.ip);
+            for address in nic.link_local_vips(&self.world).filter(away) {
+                let held = |ifindex: &&u32| self.world.has_ip(**ifindex, address.ip);
+                if let Some(from) = nic.bearers.iter().find(held) {
+                    last.push(Action::MoveVip { address, from: *from, to: nic.ifindex });
+                }
+            }
+            if sockets.is_empty() {
+                continue;
+            }
+            for address in nic.home().filter(|a| !self.world.has_ip(nic.ifindex, a.ip)) {
+                last.push(Action::ReplayRemoval { ifindex: nic.ifindex, address });
+                // The daemon gives it up now, and misses it where it is.
+                for bearer in nic.bearers.iter().filter(|bearer| **bearer != nic.ifindex) {
+                    if self.world.vips.is_wanted(address.ip)
+                        && self.world.has_ip(*bearer, address.ip)
+                    {
+                        last.push(Action::RemoveVip { ifindex: *bearer, address });
+                    }
+                }
+            }
+            for socket in &sockets {
+                last.push(Action::ResyncLink { socket: *socket, ifindex: nic.ifindex });
+            }
+        }
+        last.extend(self.end_of_watch());
+        let commands = self.world.daemons.values().flat_map(|daemon| &daemon.commands);
+        let speakers = self.speaking.iter().copied();
+        last.extend(speakers.map(|socket| Action::Speak { socket, from_anywhere: false }));
+        let listened = commands.filter(|command| command.filter == Filter::Guard);
+        let sockets = sockets.into_iter().chain(listened.map(|command| command.id));
+        last.extend(sockets.map(|socket| Action::Unguard { socket }));
+        last.push(Action::Finish);
+        tell(
+            &mut self.actions,
+            Weight::Info,
+            None,
+            "ending: every daemon is told how things are, and let go".to_owned(),
+        );
+        self.actions.extend(last);
+    }
+
+    /// What is in force for the NICs, which lasts only as long as it is renewed.
+    pub fn carried(&self) -> impl Iterator<Item = (u32, &Plan)> {
+        self.nics.values().filter(|nic| !nic.carry.is_empty()).map(|nic| (nic.ifindex, &nic.carry))
+    }
+}
+
+/// The line that says why a phase began.
+fn phase_story(nic: &Nic, was: Phase, world: &World, now: Duration) -> String {
+    let bearer = nic.bearer.map_or_else(|| "no bridge".to_owned(), |b| world.name_of(b));
+    let took = now.saturating_sub(nic.transition_since).as_millis();
+    let sum = format!("{} messages withheld, {} truths told", nic.withheld, nic.released);
+    match nic.phase {
+        Phase::Free if was == Phase::Down => "the link works again".to_owned(),
+        Phase::Free => format!("free again after {took} ms: its addresses are back; {sum}"),
+        Phase::Leaving => "being taken: addresses are leaving, or the link changed".to_owned(),
+        Phase::Bridged => format!("bridged after {took} ms: {bearer} has its addresses; {sum}"),
+        Phase::Returning => "being given back: it is no port any more".to_owned(),
+        Phase::Down => format!("down (it was {was}): the daemons know"),
+    }
+}
+
+fn tell(actions: &mut VecDeque<Action>, weight: Weight, nic: Option<&str>, text: String) {
+    let notice = Notice { weight, nic: nic.map(str::to_owned), text };
+    actions.push_back(Action::Tell { notice });
+}
+
+/// The process an action is about.
+fn action_pid(action: &Action) -> Option<u32> {
+    match action {
+        Action::Guard { socket, .. }
+        | Action::Listen { socket }
+        | Action::Unguard { socket }
+        | Action::Speak { socket, .. }
+        | Action::ResyncLink { socket, .. } => Some(socket.pid),
+        Action::Rebind { socket, .. } => Some(socket.id.pid),
+        Action::SetPolicy { .. }
+        | Action::ClearPolicy { .. }
+        | Action::SetCommandPorts { .. }
+        | Action::Carry { .. }
+        | Action::Shunt { .. }
+        | Action::RemoveVip { .. }
+        | Action::MoveVip { .. }
+        | Action::Announce { .. }
+        | Action::StandIn { .. }
+        | Action::ReplayRemoval { .. }
+        | Action::ShowAddress { .. }
+        | Action::Rescan
+        | Action::Watch { .. }
+        | Action::WatchAddresses { .. }
+        | Action::Answer { .. }
+        | Action::Tell { .. }
+        | Action::Finish => None,
+    }
+}

@@ -1,0 +1,529 @@
+//! One guarded NIC: what belongs to it, what the daemons do not know of it, and for how long.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use vipshield_common::guard::withhold;
+
+use super::{
+    carry::{Plan, Route, Shunt, Trigger},
+    phase::{Phase, Signs, derive},
+    world::{Address, Link, World},
+};
+
+/// For so long a NIC that is free again is carried for: Kube-OVN puts its routes back after its
+/// addresses.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// For so long after it was taken down a NIC may have no carrier. The kernel looks at carriers once a
+/// second (`net/core/link_watch.c`): one that is up again within that time says at first that it runs.
+const CARRIER_SETTLES: Duration = Duration::from_millis(1_500);
+
+/// Where an address was seen that belongs to the NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    /// On the NIC itself: the daemons believe it is there.
+    OnNic,
+    /// On its bearer only: it may belong to the bridge alone.
+    OnBearer,
+}
+
+/// A guarded NIC.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent memories, not a state")]
+pub(super) struct Nic {
+    pub(super) ifindex: u32,
+    /// The name under which the daemons know it.
+    pub(super) name: String,
+    pub(super) phase: Phase,
+    pub(super) phase_since: Duration,
+    /// Where frames from its wire go up the stack; none while that cannot be told.
+    pub(super) bearer: Option<u32>,
+    /// Every interface that has been its bearer, or had its name: a VRRP socket bound to one of them
+    /// is the NIC's.
+    pub(super) bearers: BTreeSet<u32>,
+    /// The addresses that belong to it, wherever they are.
+    home: BTreeMap<Address, Seen>,
+    /// It has been looked at.
+    looked_at: bool,
+    /// The routes that belong to it, wherever they are.
+    routes: BTreeSet<Route>,
+    /// What is carried for it, as last asked for.
+    pub(super) carry: Plan,
+    /// It has an address of vipshield's that stands in for its own, as last asked for.
+    pub(super) stood_in: bool,
+    /// A plan that could not be put in force, or not wholly.
+    pub(super) half_carried: Option<Plan>,
+    /// The shunt, as last asked for.
+    pub(super) shunt: Option<Shunt>,
+    /// Laying it anew failed: some of it may be there.
+    pub(super) half_laid: bool,
+    /// Addresses that are nowhere, since when.
+    absent: BTreeMap<Address, Duration>,
+    /// Addresses of which the daemons were told that they are gone.
+    mourned: BTreeSet<Address>,
+    /// Since when the link is not as the daemons believe it to be.
+    astray: Option<Duration>,
+    /// It is down, or was a moment ago: until then a missing carrier may be due to that.
+    settles_until: Option<Duration>,
+    /// It is not called as the daemons know it.
+    renamed: bool,
+    /// The daemons were told of a failure, and not yet that it is over.
+    failed: bool,
+    /// The daemons were told that the link failed.
+    pub(super) told: bool,
+    /// What the guard withholds, as last asked for.
+    pub(super) policy: Option<u32>,
+    /// Messages withheld since the phase was last free, bridged or down.
+    pub(super) withheld: u64,
+    /// Truths told in that time.
+    pub(super) released: u64,
+    /// When the current or last transition began.
+    pub(super) transition_since: Duration,
+}
+
+/// A truth whose deadline has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overdue {
+    /// The link is not as the daemons believe.
+    Link,
+    /// This address is gone.
+    Address(Address),
+}
+
+impl Nic {
+    pub(super) fn new(link: &Link, name: String, now: Duration) -> Self {
+        Self {
+            ifindex: link.ifindex,
+            name,
+            phase: Phase::Free,
+            phase_since: now,
+            bearer: Some(link.ifindex),
+            bearers: BTreeSet::from([link.ifindex]),
+            home: BTreeMap::new(),
+            looked_at: false,
+            routes: BTreeSet::new(),
+            carry: Plan::default(),
+            stood_in: false,
+            half_carried: None,
+            shunt: None,
+            half_laid: false,
+            absent: BTreeMap::new(),
+            mourned: BTreeSet::new(),
+            astray: None,
+            settles_until: None,
+            renamed: false,
+            failed: false,
+            told: false,
+            policy: None,
+            withheld: 0,
+            released: 0,
+            transition_since: now,
+        }
+    }
+
+    /// The addresses that belong to the NIC, wherever they are.
+    pub(super) fn home(&self) -> impl Iterator<Item = Address> + '_ {
+        self.home.keys().copied()
+    }
+
+    /// The IPv4 address that a daemon would take for the NIC's own: the one its routes prefer, or
+    /// else the one with the largest subnet.
+    pub(super) fn source(&self) -> Option<Address> {
+        let preferred =
+            |address: &Address| self.routes.iter().any(|route| route.source == Some(address.ip));
+        self.movable()
+            .filter(|address| address.ip.is_ipv4())
+            .min_by_key(|address| (!preferred(address), address.prefix_len))
+    }
+
+    /// A guarded daemon took this address off the NIC itself: nothing is withheld, and it does
+    /// not belong here any more.
+    pub(super) fn forget(&mut self, address: Address) {
+        self.home.retain(|known, _| known.ip != address.ip);
+        self.absent.retain(|known, _| known.ip != address.ip);
+        self.mourned.retain(|known| known.ip != address.ip);
+    }
+
+    /// Whether it is as it is when nothing has been done to it.
+    pub(super) fn is_home(&self) -> bool {
+        self.phase == Phase::Free && !self.renamed
+    }
+
+    /// Whether the NIC is settled as a port, and this address is on its bridge alone.
+    pub(super) fn is_elsewhere(&self, world: &World, address: Address) -> bool {
+        self.phase == Phase::Bridged
+            && !world.has_ip(self.ifindex, address.ip)
+            && self.bearer.is_some_and(|bearer| world.has_ip(bearer, address.ip))
+    }
+
+    /// Addresses of which the daemons were told that they are gone, and which the bridge has now.
+    /// They belong to the NIC again. Each is returned once.
+    pub(super) fn take_back(&mut self, world: &World) -> Vec<Address> {
+        // One that is back on the NIC itself was announced there.
+        self.mourned.retain(|address| !world.has_ip(self.ifindex, address.ip));
+        let back: Vec<Address> = self
+            .mourned
+            .iter()
+            .copied()
+            .filter(|address| self.is_elsewhere(world, *address))
+            .collect();
+        for address in &back {
+            self.mourned.remove(address);
+            self.home.retain(|known, _| known.ip != address.ip);
+            self.home.insert(*address, Seen::OnNic);
+        }
+        back
+    }
+
+    /// The guard withheld that this address left the NIC, so the daemons believe that it is there;
+    /// all that was announced of it may have been lost.
+    pub(super) fn remember(&mut self, address: Address) {
+        if !self.home.keys().any(|known| known.ip == address.ip) {
+            self.home.insert(address, Seen::OnNic);
+        }
+    }
+
+    /// Looks at the world anew. Returns the phase it was in when that changed.
+    pub(super) fn observe(&mut self, world: &World, now: Duration) -> Option<Phase> {
+        let link = world.links.get(&self.ifindex);
+        if let Some(link) = link {
+            let home: BTreeSet<Address> = self.home.keys().copied().collect();
+            self.bearer = world.bearer(link, &home, self.bearer);
+            self.bearers.extend(self.bearer);
+            self.renamed = link.name != self.name;
+            // A daemon that opens its sockets anew binds them by the name.
+            let named = world.link_named(&self.name).filter(|named| named.is_bridge());
+            self.bearers.extend(named.filter(|_| self.renamed).map(|named| named.ifindex));
+        }
+        self.settle_home(world, link.is_some_and(|link| link.master.is_some()));
+        self.looked_at = true;
+        let signs = self.signs(world, link);
+        self.watch_link(world, signs, now);
+        self.watch_addresses(world, now);
+
+        let was = self.phase;
+        let settles = self.settle_carrier(signs, link, now);
+        let seen_from = match was {
+            Phase::Free | Phase::Bridged if settles => Phase::Leaving,
+            was => was,
+        };
+        self.phase = derive(seen_from, Signs { told: self.told, ..signs });
+        self.failed |= self.phase == Phase::Down;
+        if self.phase != was {
+            self.phase_since = now;
+            if self.phase.is_transition() && !was.is_transition() {
+                self.transition_since = now;
+            }
+        }
+        self.settle_routes(world, now);
+        (self.phase != was).then_some(was)
+    }
+
+    /// Whether it lacks a carrier because it was taken down just now, as a part of a transition.
+    fn settle_carrier(&mut self, signs: Signs, link: Option<&Link>, now: Duration) -> bool {
+        let up = link.is_some_and(|link| link.up);
+        self.settles_until = match self.settles_until {
+            _ if !up && signs.exists => Some(Duration::MAX),
+            Some(Duration::MAX) => Some(now.saturating_add(CARRIER_SETTLES)),
+            until => until.filter(|until| now < *until),
+        };
+        self.settles_until.is_some() && up && !signs.running
+    }
+
+    /// What the guard is to withhold.
+    pub(super) fn withhold(&self) -> u32 {
+        let carrier = if self.settles_until.is_some() { withhold::CARRIER_LOSS } else { 0 };
+        match self.phase {
+            Phase::Down => self.phase.withhold(),
+            Phase::Free | Phase::Leaving | Phase::Bridged | Phase::Returning => {
+                self.phase.withhold() | carrier
+            }
+        }
+    }
+
+    fn signs(&self, world: &World, link: Option<&Link>) -> Signs {
+        let Some(link) = link else {
+            return Signs {
+                exists: false,
+                port: false,
+                in_place: false,
+                running: false,
+                at_home: false,
+                carried: false,
+                told: self.told,
+            };
+        };
+        let carrier = self.bearer.filter(|bearer| *bearer != self.ifindex);
+        let named =
+            link.name == self.name || world.link_named(&self.name).is_some_and(Link::is_bridge);
+        Signs {
+            exists: true,
+            port: link.master.is_some(),
+            in_place: link.up && named,
+            running: link.up && link.running,
+            at_home: self.movable().all(|address| world.has_ip(self.ifindex, address.ip)),
+            carried: carrier.is_some_and(|bearer| {
+                world.links.get(&bearer).is_some_and(|link| link.up)
+                    && self.movable().all(|address| world.has_ip(bearer, address.ip))
+            }),
+            told: self.told,
+        }
+    }
+
+    /// The addresses that move to a bridge and back; link-local ones stay.
+    fn movable(&self) -> impl Iterator<Item = Address> + '_ {
+        self.home().filter(|address| !address.is_link_local())
+    }
+
+    /// The VIPs among its link-local addresses, which Kube-OVN does not move: those that a daemon is
+    /// known to want, and IPv6 ones of a prefix length that the kernel gives none of its own.
+    pub(super) fn link_local_vips<'a>(
+        &'a self,
+        world: &'a World,
+    ) -> impl Iterator<Item = Address> + 'a {
+        let is_vip = |address: &Address| {
+            world.vips.is_wanted(address.ip) || address.ip.is_ipv6() && address.prefix_len == 128
+        };
+        self.home().filter(Address::is_link_local).filter(is_vip)
+    }
+
+    /// What the NIC has belongs to it; what its bearer has, as long as it is a port, too.
+    ///
+    /// What a daemon gave up belongs to nobody, wherever it still is.
+    fn settle_home(&mut self, world: &World, port: bool) {
+        let is_ours = |address: &Address| !world.vips.is_given_up(address.ip);
+        self.home.retain(|known, _| is_ours(known));
+        self.absent.retain(|known, _| is_ours(known));
+        for address in world.addresses_of(self.ifindex).filter(is_ours) {
+            self.home.retain(|known, _| known.ip != address.ip || *known == address);
+            self.home.insert(address, Seen::OnNic);
+        }
+        if let Some(bearer) = self.bearer.filter(|bearer| port && *bearer != self.ifindex) {
+            // At the first look nothing tells which of the bridge's addresses were the NIC's; all
+            // of them is what Kube-OVN makes of it.
+            let seen = if self.looked_at { Seen::OnBearer } else { Seen::OnNic };
+            for address in world
+                .addresses_of(bearer)
+                .filter(|address| !address.is_link_local() && is_ours(address))
+            {
+                if !self.home.keys().any(|known| known.ip == address.ip) {
+                    self.home.insert(address, seen);
+                }
+            }
+        }
+        // Back to being its own master, the NIC has no claim on what only ever was the bridge's:
+        // it is given back with the first look that finds it on the NIC.
+        if !port {
+            let lost: Vec<Address> = self
+                .home
+                .iter()
+                .filter(|(_, seen)| **seen == Seen::OnBearer)
+                .map(|(address, _)| *address)
+                .collect();
+            for address in lost {
+                self.home.remove(&address);
+                self.absent.remove(&address);
+            }
+        }
+    }
+
+    /// Its routes are those it has when nothing disturbs it; within a transition they are what
+    /// they were.
+    fn settle_routes(&mut self, world: &World, now: Duration) {
+        let holder = match self.phase {
+            // Kube-OVN puts routes back behind the addresses.
+            Phase::Free if self.lingers(now) && self.is_disturbed(world) => None,
+            Phase::Free => Some(self.ifindex),
+            Phase::Bridged => self.bearer,
+            Phase::Leaving | Phase::Returning | Phase::Down => None,
+        };
+        if let Some(holder) = holder {
+            self.routes = world.routes_of(holder).filter(Route::is_movable).collect();
+        }
+    }
+
+    /// A NIC that works under another name did not fail: within an exchange nothing bears its name
+    /// for as long as the bridge is being made. It has lost its name once another NIC has it.
+    fn watch_link(&mut self, world: &World, signs: Signs, now: Duration) {
+        let works = signs.running && self.usurper(world).is_none();
+        if signs.in_place && signs.running {
+            self.told = false;
+        }
+        if works || !signs.exists || self.told {
+            self.astray = None;
+        } else {
+            self.astray.get_or_insert(now);
+        }
+    }
+
+    /// The other interface, no bridge, that has the name under which the daemons know the NIC.
+    pub(super) fn usurper(&self, world: &World) -> Option<u32> {
+        world
+            .link_named(&self.name)
+            .filter(|link| link.ifindex != self.ifindex && !link.is_bridge())
+            .map(|link| link.ifindex)
+    }
+
+    /// An address that a bridge holds is on its way, not gone: the node still has it.
+    fn watch_addresses(&mut self, world: &World, now: Duration) {
+        let here = |address: Address| {
+            world.has_ip(self.ifindex, address.ip)
+                || self.bearer.is_some_and(|bearer| world.has_ip(bearer, address.ip))
+                || (!address.is_link_local() && world.on_a_bridge(address.ip))
+        };
+        let absent: Vec<Address> = self.home.keys().copied().filter(|a| !here(*a)).collect();
+        self.absent.retain(|address, _| absent.contains(address));
+        for address in absent {
+            self.absent.entry(address).or_insert(now);
+        }
+    }
+
+    /// What has to be carried.
+    ///
+    /// Within a transition, as long as the NIC works, is no port and lacks something, everything; and
+    /// some moments longer, because routes come back behind the addresses. When a transition may be near
+    /// (`armed`), a free NIC is carried for already, which changes nothing while it has its own
+    /// routes, and a bridged one has all but the rules, so that little is left to do.
+    ///
+    /// A bridge that never had a port has no carrier, and the kernel makes nothing of its IPv6 addresses
+    /// before it has one (`addrconf_dad_begin` in `net/ipv6/addrconf.c`): until then they are delivered
+    /// as before.
+    pub(super) fn wanted_carry(&self, world: &World, armed: bool, now: Duration) -> Plan {
+        let Some(link) = world.links.get(&self.ifindex).filter(|link| link.up && link.running)
+        else {
+            return Plan::default();
+        };
+        let port = link.master.is_some();
+        let wanted = match self.phase {
+            Phase::Leaving | Phase::Returning => self.is_disturbed(world),
+            // A NIC that has its own again under another name is renamed next: the kernel would
+            // number the labels of its addresses behind the anchor (`inetdev_changename`).
+            Phase::Free => armed && !self.renamed || self.lingers(now) && self.is_disturbed(world),
+            Phase::Bridged => armed && now >= self.phase_since.saturating_add(LINGER),
+            Phase::Down => false,
+        };
+        if !wanted {
+            return Plan::default();
+        }
+        if port && self.phase.is_transition() {
+            let late = self.movable().map(|address| address.ip).filter(IpAddr::is_ipv6);
+            return Plan { addresses: late.collect(), ..Plan::default() };
+        }
+        Plan {
+            addresses: self.movable().map(|address| address.ip).collect(),
+            routes: self.routes.clone(),
+            in_use: !port,
+        }
+    }
+
+    /// The shunt to be laid: for a port, in case it leaves; for a NIC whose addresses a bridge has
+    /// already, in case it joins.
+    pub(super) fn wanted_shunt(&self, world: &World) -> Option<Shunt> {
+        let link = world.links.get(&self.ifindex)?;
+        let (bearer, trigger) = if link.master.is_some() {
+            (self.bearer?, Trigger::Cut)
+        } else {
+            (self.heir(world)?, Trigger::Join)
+        };
+        let works = world.links.get(&bearer).is_some_and(|bearer| bearer.up);
+        (works && bearer != self.ifindex).then_some(Shunt { bearer, trigger })
+    }
+
+    /// The bridge that has all its addresses while it is no port.
+    fn heir(&self, world: &World) -> Option<u32> {
+        self.movable().next()?;
+        let holds_all =
+            |bridge: u32| self.movable().all(|address| world.has_ip(bridge, address.ip));
+        world
+            .links
+            .values()
+            .find(|link| link.is_bridge() && holds_all(link.ifindex))
+            .map(|link| link.ifindex)
+    }
+
+    /// Whether something is missing on the NIC that belongs to it.
+    fn is_disturbed(&self, world: &World) -> bool {
+        let routes: BTreeSet<Route> = world.routes_of(self.ifindex).collect();
+        !self.movable().all(|address| world.has_ip(self.ifindex, address.ip))
+            || !self.routes.is_subset(&routes)
+    }
+
+    fn lingers(&self, now: Duration) -> bool {
+        self.lingers_until().is_some_and(|until| now < until)
+    }
+
+    /// Until when a NIC that is free again is carried for.
+    fn lingers_until(&self) -> Option<Duration> {
+        (self.phase == Phase::Free && self.transition_since < self.phase_since)
+            .then(|| self.phase_since.saturating_add(LINGER))
+    }
+
+    /// When the carry has to be looked at again.
+    pub(super) fn next_carry(&self, armed: bool) -> Option<Duration> {
+        match self.phase {
+            Phase::Bridged => armed.then(|| self.phase_since.saturating_add(LINGER)),
+            Phase::Free | Phase::Leaving | Phase::Returning | Phase::Down => {
+                self.lingers_until().filter(|_| !self.carry.is_empty())
+            }
+        }
+    }
+
+    /// What has to be told now.
+    pub(super) fn overdue(&self, deadline: Duration, now: Duration) -> Vec<Overdue> {
+        let due = |since: Duration| now >= since.saturating_add(deadline);
+        // A failure outside a transition passes by itself, unless its messages bear another name.
+        let unheard = self.phase == Phase::Down && self.renamed;
+        self.astray
+            .filter(|since| unheard || due(*since))
+            .map(|_| Overdue::Link)
+            .into_iter()
+            .chain(
+                self.absent
+                    .iter()
+                    .filter(|(_, since)| due(**since))
+                    .map(|(address, _)| Overdue::Address(*address)),
+            )
+            .collect()
+    }
+
+    /// Whether a failure is over of which the daemons know: all is settled, and the interface of
+    /// the NIC's name works. True once for each.
+    pub(super) fn recovered(&mut self, world: &World) -> bool {
+        let over = self.failed
+            && matches!(self.phase, Phase::Free | Phase::Bridged)
+            && world.link_named(&self.name).is_some_and(|link| link.running);
+        self.failed &= !over;
+        over
+    }
+
+    /// The truth was told, or is being told.
+    pub(super) fn settle(&mut self, overdue: Overdue) {
+        match overdue {
+            Overdue::Link => {
+                self.told = true;
+                self.astray = None;
+            }
+            Overdue::Address(address) => {
+                self.forget(address);
+                self.mourned.insert(address);
+            }
+        }
+    }
+
+    /// When something has to be told at the latest, or the carrier is no part of a transition any
+    /// more.
+    pub(super) fn next_deadline(&self, deadline: Duration) -> Option<Duration> {
+        self.astray
+            .into_iter()
+            .chain(self.absent.values().copied())
+            .min()
+            .map(|since| since.saturating_add(deadline))
+            .into_iter()
+            .chain(self.settles_until.filter(|until| *until < Duration::MAX))
+            .min()
+    }
+}

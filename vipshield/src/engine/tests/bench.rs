@@ -1,0 +1,571 @@
+//! The bench: a node, a guard, a daemon and the engine between them, on virtual time.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+    time::Duration,
+};
+
+use vipshield_common::guard::withhold;
+
+use super::{
+    super::{
+        Action, Address, Answers, Config, Daemon, Engine, EngineStatus, Event, Filter, Intent,
+        NicStatus, Phase, Plan, Shunt, SocketId,
+    },
+    guard::{Guard, View},
+    keepalived::Keepalived,
+    kube_ovn::{Sequence, Step},
+    node::{Datapath, Message, NIC, NIC_INDEX, Node, Op},
+};
+
+/// The engine's deadline in these tests.
+pub(super) const DEADLINE: Duration = Duration::from_secs(1);
+/// Netlink port of the daemon's command socket.
+pub(super) const COMMAND_PORT: u32 = 1234;
+/// Netlink port of replayed removals.
+pub(super) const REPLAY_PORT: u32 = 4242;
+/// An address of vipshield's own.
+pub(super) const OWN: &str = "169.254.52.52";
+/// Netlink port of vipshield's other requests.
+pub(super) const OTHER_PORT: u32 = 4343;
+/// No scenario here wants more than this of the engine in one moment.
+const ENOUGH: usize = 200;
+
+/// Something that must not stay hidden from the daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Untrue {
+    /// It takes the link for good, and the link is not.
+    Link(u32),
+    /// It believes the NIC has this address, and no interface has it.
+    Address(u32, IpAddr),
+}
+
+/// See the [module](self).
+pub(super) struct Bench {
+    pub(super) node: Node,
+    pub(super) guard: Guard,
+    pub(super) daemon: Option<Keepalived>,
+    pub(super) engine: Engine,
+    pub(super) now: Duration,
+    /// Everything the engine asked for, with when.
+    pub(super) log: Vec<(Duration, Action)>,
+    /// Which actions fail.
+    pub(super) fails: fn(&Action) -> bool,
+    /// Events reach the engine.
+    pub(super) heard: bool,
+    /// What rtnetlink says is lost on its way.
+    pub(super) deaf: bool,
+    /// The plans in force, the empty ones left out.
+    pub(super) carried: BTreeMap<u32, Plan>,
+    pub(super) shunts: BTreeMap<u32, Shunt>,
+    /// Interfaces that are watched.
+    pub(super) watched: BTreeSet<u32>,
+    pub(super) watched_addresses: BTreeSet<IpAddr>,
+    /// By NIC; those that answer nothing are left out.
+    pub(super) answers: BTreeMap<u32, Answers>,
+    /// NICs that have a stand-in for their address.
+    pub(super) stood_in: BTreeSet<u32>,
+    /// How much longer than the deadline something may stay hidden.
+    pub(super) grace: Duration,
+    /// Requests are numbered.
+    sequence: u32,
+    untrue: BTreeMap<Untrue, Duration>,
+}
+
+/// Guards [`NIC`].
+pub(super) fn engine() -> Engine {
+    engine_for(&[NIC])
+}
+
+/// Guards these NICs; with none, those that daemons use.
+pub(super) fn engine_for(nics: &[&str]) -> Engine {
+    Engine::new(Config {
+        interfaces: nics.iter().map(|nic| (*nic).to_owned()).collect(),
+        deadline: DEADLINE,
+        replay_port: REPLAY_PORT,
+        own_addresses: vec![OWN.parse().unwrap()],
+    })
+}
+
+impl Bench {
+    /// A node with a daemon and an engine that has just begun.
+    pub(super) fn new(datapath: Datapath) -> Self {
+        let mut bench = Self::unshielded(datapath);
+        bench.begin();
+        bench
+    }
+
+    /// The same before the engine begins.
+    pub(super) fn unshielded(datapath: Datapath) -> Self {
+        let node = Node::new(datapath);
+        Self {
+            daemon: Some(Keepalived::start(700, &node, NIC)),
+            node,
+            guard: Guard::default(),
+            engine: engine(),
+            now: Duration::from_secs(100),
+            log: Vec::new(),
+            fails: |_| false,
+            heard: true,
+            deaf: false,
+            carried: BTreeMap::new(),
+            shunts: BTreeMap::new(),
+            watched: BTreeSet::new(),
+            watched_addresses: BTreeSet::new(),
+            answers: BTreeMap::new(),
+            stood_in: BTreeSet::new(),
+            grace: Duration::ZERO,
+            sequence: 0,
+            untrue: BTreeMap::new(),
+        }
+    }
+
+    /// A new engine that looks at everything: what vipshield does when it starts.
+    pub(super) fn begin(&mut self) {
+        self.begin_with(engine());
+    }
+
+    /// The same with this one.
+    pub(super) fn begin_with(&mut self, engine: Engine) {
+        self.engine = engine;
+        self.heard = true;
+        self.feed(self.node.snapshot());
+        self.scan();
+    }
+
+    /// vipshield is gone without a word: nothing is withheld any more.
+    pub(super) fn kill_engine(&mut self) {
+        self.heard = false;
+        self.engine = engine();
+        self.guard = Guard::default();
+        self.carried.clear();
+        self.shunts.clear();
+        self.watched.clear();
+        self.watched_addresses.clear();
+        self.answers.clear();
+        let filters = self.daemon.iter_mut().flat_map(|d| [&mut d.filter, &mut d.listened]);
+        for filter in filters.filter(|filter| **filter == Filter::Guard) {
+            *filter = Filter::Stale;
+        }
+    }
+
+    /// Daemons are looked for.
+    pub(super) fn scan(&mut self) {
+        self.scanned(self.found());
+    }
+
+    /// The daemons as a scan finds them.
+    pub(super) fn found(&self) -> Vec<Daemon> {
+        self.daemon.iter().map(Keepalived::found).collect()
+    }
+
+    /// A scan has found these.
+    pub(super) fn scanned(&mut self, daemons: Vec<Daemon>) {
+        self.feed(Event::Daemons { daemons });
+    }
+
+    /// Lets the time go by, with a tick whenever the engine wants one.
+    pub(super) fn advance(&mut self, time: Duration) {
+        let until = self.now + time;
+        while self.heard
+            && let Some(deadline) = self.engine.next_deadline().filter(|at| *at <= until)
+        {
+            self.now = self.now.max(deadline);
+            self.feed(Event::Tick);
+            let next = self.engine.next_deadline();
+            assert!(next.is_none_or(|next| next > self.now), "a busy loop: {next:?}");
+        }
+        self.now = until;
+        self.audit();
+    }
+
+    /// Carries out steps, each in its time.
+    pub(super) fn run(&mut self, steps: &[Step]) {
+        for step in steps {
+            self.advance(step.takes);
+            self.change(&step.op);
+        }
+    }
+
+    /// The steps of a sequence as things now are.
+    pub(super) fn steps(&self, sequence: Sequence) -> Vec<Step> {
+        sequence.steps(&self.node)
+    }
+
+    /// The daemon is gone, if there was one, and a new one has begun and is found.
+    pub(super) fn restart_daemon(&mut self, pid: u32) {
+        self.feed(Event::Turnover);
+        self.daemon = Some(Keepalived::start(pid, &self.node, NIC));
+        self.scan();
+    }
+
+    /// The daemon reads its configuration again, and is looked at as often as after any change.
+    pub(super) fn reload_daemon(&mut self) {
+        if let Some(daemon) = &mut self.daemon {
+            daemon.open(&self.node);
+        }
+        self.scan();
+        self.scan();
+    }
+
+    /// A whole sequence, and a while for things to settle.
+    pub(super) fn sequence(&mut self, sequence: Sequence) {
+        self.run(&self.steps(sequence));
+        self.advance(3 * DEADLINE);
+    }
+
+    /// Changes the node now: every message is judged before userspace runs.
+    pub(super) fn change(&mut self, op: &Op) {
+        if let Op::RemoveAddress(_, address, COMMAND_PORT) = op {
+            self.daemon_knows_gone(*address);
+        }
+        let messages = self.node.apply(op);
+        let events = self.broadcast(&messages);
+        for event in events {
+            self.feed(event);
+        }
+        self.audit();
+    }
+
+    /// The daemon asks for an address, or for its removal, where it believes its NIC is.
+    pub(super) fn daemon_asks(&mut self, address: Address, wanted: bool) {
+        let there = self.node.addresses.get(&NIC_INDEX).is_some_and(|all| all.contains(&address));
+        if there != wanted {
+            let messages = self.node.ask(NIC_INDEX, address, wanted, COMMAND_PORT);
+            let events = self.broadcast(&messages);
+            for event in events {
+                self.feed(event);
+            }
+            return self.audit();
+        }
+        if !wanted {
+            self.daemon_knows_gone(address);
+        }
+        let Some(daemon) = &mut self.daemon else { return };
+        if daemon.listened == Filter::Guard {
+            self.sequence += 1;
+            let sequence = self.sequence;
+            let port = COMMAND_PORT;
+            let intent = Intent { port, sequence, address, wanted, refused: true };
+            self.feed(Event::Intent { intent });
+        }
+        self.audit();
+    }
+
+    /// Nobody has to tell the daemon what it asked for itself.
+    pub(super) fn daemon_knows_gone(&mut self, address: Address) {
+        let view = self.daemon.as_mut().map(|daemon| &mut daemon.view.addresses);
+        if let Some(known) = view.and_then(|all| all.get_mut(&NIC_INDEX)) {
+            known.remove(&address.ip);
+        }
+    }
+
+    /// A process with the port that daemons have here puts an address on a link.
+    pub(super) fn daemon_asks_on(&mut self, index: u32, address: Address) {
+        let messages = self.node.ask(index, address, true, COMMAND_PORT);
+        let events = self.broadcast(&messages);
+        for event in events {
+            self.feed(event);
+        }
+    }
+
+    /// The daemon's process is gone.
+    pub(super) fn kill_daemon(&mut self) {
+        self.daemon = None;
+        self.scan();
+    }
+
+    /// On which links an address is.
+    pub(super) fn places(&self, address: Address) -> Vec<String> {
+        let all = self.node.addresses.iter().filter(|(_, all)| all.contains(&address));
+        all.map(|(index, _)| self.node.links[index].name.clone()).collect()
+    }
+
+    pub(super) fn feed(&mut self, event: Event) {
+        if !self.heard {
+            return;
+        }
+        let mut events = VecDeque::from([event]);
+        let mut asked = 0;
+        while let Some(event) = events.pop_front() {
+            self.engine.handle(event, self.now);
+            while let Some(action) = self.engine.poll_action() {
+                asked += 1;
+                assert!(asked < ENOUGH, "no end of actions, the last of them {action:?}");
+                self.log.push((self.now, action.clone()));
+                if matches!(action, Action::Tell { .. } | Action::Finish) {
+                    continue;
+                }
+                if (self.fails)(&action) {
+                    let error = "made to fail".to_owned();
+                    events.push_back(Event::Failed { action, error });
+                    continue;
+                }
+                let result = self.carry_out(&action);
+                events.push_back(match &result {
+                    Ok(_) => Event::Succeeded { action },
+                    Err(error) => Event::Failed { action, error: (*error).to_owned() },
+                });
+                events.extend(result.unwrap_or_default());
+            }
+        }
+    }
+
+    /// Does what the adapters would. Returns what is seen of it.
+    fn carry_out(&mut self, action: &Action) -> Result<Vec<Event>, &'static str> {
+        match action {
+            Action::SetPolicy { ifindex, name, withhold } => {
+                self.guard.set(*ifindex, name, *withhold);
+            }
+            Action::ClearPolicy { ifindex, name } => self.guard.clear(*ifindex, name),
+            Action::SetCommandPorts { ports } => self.guard.ports = ports.iter().copied().collect(),
+            Action::Guard { socket } => self.set_filter(*socket, Filter::Guard),
+            Action::Unguard { socket } => self.set_filter(*socket, Filter::None),
+            Action::Listen { socket } => {
+                if let Some(daemon) = self.daemon_of(socket.pid) {
+                    assert_eq!(*socket, daemon.command().id);
+                    daemon.listened = Filter::Guard;
+                }
+            }
+            Action::RemoveVip { ifindex, address } => {
+                let messages = self.node.ask(*ifindex, *address, false, REPLAY_PORT);
+                return Ok(self.broadcast(&messages));
+            }
+            Action::MoveVip { address, from, to } => {
+                let mut messages = self.node.ask(*to, *address, true, OTHER_PORT);
+                messages.extend(self.node.ask(*from, *address, false, OTHER_PORT));
+                return Ok(self.broadcast(&messages));
+            }
+            Action::Rebind { socket, to, .. } => {
+                if !self.node.links.contains_key(to) {
+                    return Err("ENODEV");
+                }
+                if let Some(daemon) = self.daemon_of(socket.id.pid) {
+                    let bound = daemon.bound.iter_mut().zip(20..);
+                    for (bound, _) in bound.filter(|(_, fd)| *fd == socket.id.fd) {
+                        *bound = *to;
+                    }
+                }
+            }
+            Action::ResyncLink { socket, ifindex } => {
+                let link = self.node.links.get(ifindex).cloned();
+                let node = self.node.clone();
+                if let Some((daemon, link)) = self.daemon_of(socket.pid).zip(link) {
+                    daemon.learn(&Message::Link(link), &node);
+                }
+            }
+            Action::Carry { ifindex, new, .. } => {
+                self.carried.remove(ifindex);
+                if !new.is_empty() {
+                    self.carried.insert(*ifindex, new.clone());
+                }
+            }
+            Action::Shunt { ifindex, shunt } => {
+                self.shunts.remove(ifindex);
+                self.shunts.extend(shunt.map(|shunt| (*ifindex, shunt)));
+            }
+            Action::Watch { ifindex, wanted: true } => {
+                if !self.node.links.contains_key(ifindex) {
+                    return Err("ENODEV");
+                }
+                self.watched.insert(*ifindex);
+            }
+            Action::Watch { ifindex, .. } => {
+                self.watched.remove(ifindex);
+            }
+            Action::WatchAddresses { addresses } => self.watched_addresses.clone_from(addresses),
+            Action::Answer { ifindex, answers } => {
+                self.answers.remove(ifindex);
+                if !answers.addresses.is_empty() {
+                    self.answers.insert(*ifindex, answers.clone());
+                }
+            }
+            Action::StandIn { ifindex, wanted: true } => {
+                self.stood_in.insert(*ifindex);
+            }
+            Action::StandIn { ifindex, .. } => {
+                self.stood_in.remove(ifindex);
+            }
+            Action::ReplayRemoval { .. } | Action::ShowAddress { .. } => {
+                return self.replay(action);
+            }
+            // What else the engine may do leaves nothing that this node, or this daemon, can see.
+            _ => {}
+        }
+        Ok(Vec::new())
+    }
+
+    /// Has the node say something of an address again.
+    fn replay(&mut self, action: &Action) -> Result<Vec<Event>, &'static str> {
+        let there = |node: &Node, ifindex: &u32, address: &Address| {
+            node.addresses.get(ifindex).is_some_and(|there| there.contains(address))
+        };
+        let (ifindex, address, port) = match action {
+            Action::ReplayRemoval { ifindex, address } => {
+                if there(&self.node, ifindex, address) {
+                    return Ok(Vec::new());
+                }
+                (*ifindex, *address, REPLAY_PORT)
+            }
+            Action::ShowAddress { ifindex, address: Some(address) } => {
+                if there(&self.node, ifindex, address) {
+                    let message = Message::Address(*ifindex, *address, OTHER_PORT);
+                    return Ok(self.broadcast(&[message]));
+                }
+                (*ifindex, *address, OTHER_PORT)
+            }
+            _ => return Ok(Vec::new()),
+        };
+        if !self.node.links.contains_key(&ifindex) {
+            return Err("ENODEV");
+        }
+        Ok(self.broadcast(&[
+            Message::Address(ifindex, address, port),
+            Message::AddressRemoved(ifindex, address, port),
+        ]))
+    }
+
+    fn daemon_of(&mut self, pid: u32) -> Option<&mut Keepalived> {
+        self.daemon.as_mut().filter(|daemon| daemon.pid == pid)
+    }
+
+    fn set_filter(&mut self, socket: SocketId, filter: Filter) {
+        if let Some(daemon) = self.daemon_of(socket.pid) {
+            if socket == daemon.command().id {
+                daemon.listened = filter;
+                return;
+            }
+            assert_ne!(daemon.filter, Filter::Foreign, "somebody else's filter");
+            daemon.filter = filter;
+        }
+    }
+
+    /// To the daemon, if its guard lets it pass, and to vipshield.
+    fn broadcast(&mut self, messages: &[Message]) -> Vec<Event> {
+        let mut withheld = Vec::new();
+        for message in messages {
+            let Some(daemon) = &mut self.daemon else { continue };
+            let verdict =
+                if daemon.filter == Filter::Guard { self.guard.judge(message) } else { None };
+            match verdict {
+                Some(message) => withheld.push(Event::Withheld { message }),
+                None => daemon.learn(message, &self.node),
+            }
+        }
+        self.sequence += 1;
+        let sequence = self.sequence;
+        let heard = messages.iter().filter(|_| !self.deaf);
+        heard.flat_map(|message| message.events(sequence)).chain(withheld).collect()
+    }
+
+    /// Nothing that must not be hidden is hidden for longer than the deadline.
+    fn audit(&mut self) {
+        let untrue = self.untrue();
+        self.untrue.retain(|known, _| untrue.contains(known));
+        for new in untrue {
+            self.untrue.entry(new).or_insert(self.now);
+        }
+        for (what, since) in &self.untrue {
+            assert!(
+                self.now <= (*since + DEADLINE).saturating_add(self.grace),
+                "{what:?} is hidden since {since:?}, and now it is {:?}",
+                self.now
+            );
+        }
+    }
+
+    fn untrue(&self) -> BTreeSet<Untrue> {
+        let mut untrue = BTreeSet::new();
+        let guarded = self.daemon.as_ref().filter(|daemon| daemon.filter == Filter::Guard);
+        let Some(daemon) = guarded else { return untrue };
+        for (ifindex, (name, _)) in &self.guard.policies {
+            let Some(link) = self.node.links.get(ifindex) else { continue };
+            // A name is not a failure, unless another NIC has it (decision 6).
+            let usurped = self.node.links.values().any(|other| {
+                other.name == *name && other.ifindex != *ifindex && !other.is_bridge()
+            });
+            let works = link.up && link.running && !usurped;
+            if daemon.view.trusts(*ifindex, name) && !works {
+                untrue.insert(Untrue::Link(*ifindex));
+            }
+            let believed = daemon.view.addresses.get(ifindex).into_iter().flatten();
+            for ip in believed.filter(|ip| !self.node.has_somewhere(**ip)) {
+                untrue.insert(Untrue::Address(*ifindex, *ip));
+            }
+        }
+        untrue
+    }
+
+    pub(super) fn status(&self) -> EngineStatus {
+        self.engine.status(self.now)
+    }
+
+    /// The only guarded NIC.
+    pub(super) fn nic(&self) -> NicStatus {
+        let nics = self.status().nics;
+        assert_eq!(nics.len(), 1, "{nics:?}");
+        nics.into_iter().next().unwrap()
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.nic().phase
+    }
+
+    pub(super) fn keepalived(&self) -> &Keepalived {
+        self.daemon.as_ref().unwrap()
+    }
+
+    /// What is left once all is quiet: phase, bearer, policies and bindings.
+    pub(super) fn outcome(&self) -> Outcome {
+        Outcome {
+            nics: self
+                .status()
+                .nics
+                .into_iter()
+                .map(|nic| (nic.name, nic.phase, nic.bearer.map(|bearer| bearer.name)))
+                .collect(),
+            policies: self.guard.policies.clone(),
+            bound: self.daemon.as_ref().map(|daemon| daemon.bound),
+            filter: self.daemon.as_ref().map(|daemon| daemon.filter),
+        }
+    }
+
+    /// What the engine asked for since the log had `from` entries, without words to the operator.
+    pub(super) fn asked(&self, from: usize) -> impl Iterator<Item = &(Duration, Action)> {
+        self.log[from..].iter().filter(|(_, action)| !matches!(action, Action::Tell { .. }))
+    }
+
+    /// What the daemon was told of failures, and of addresses that are gone.
+    pub(super) fn releases(&self) -> impl Iterator<Item = Action> + '_ {
+        self.log.iter().map(|(_, action)| action.clone()).filter(|action| {
+            matches!(action, Action::ResyncLink { .. } | Action::ReplayRemoval { .. })
+        })
+    }
+
+    pub(super) fn released(&self) -> bool {
+        self.releases().next().is_some()
+    }
+
+    /// Whether the guard withholds the loss of the NIC's carrier.
+    pub(super) fn hides_carrier_loss(&self) -> bool {
+        self.guard.policies.values().any(|(_, bits)| bits & withhold::CARRIER_LOSS != 0)
+    }
+
+    /// Whether the daemon takes all to be as it was at the start.
+    pub(super) fn is_calm(&self) -> bool {
+        let view = &self.keepalived().view;
+        let start = View::of(&Node::new(self.node.datapath));
+        view.trusts(NIC_INDEX, NIC)
+            && start.addresses[&NIC_INDEX].iter().all(|ip| view.has(NIC_INDEX, *ip))
+    }
+}
+
+/// See [`Bench::outcome`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Outcome {
+    nics: Vec<(String, Phase, Option<String>)>,
+    policies: BTreeMap<u32, (String, u32)>,
+    bound: Option<[u32; 2]>,
+    filter: Option<Filter>,
+}

@@ -1,0 +1,212 @@
+//! What keeps the node reachable is there while it is needed, and never afterwards.
+
+use std::time::Duration;
+
+use super::{
+    super::{Action, Event, Phase, Route, Trigger},
+    all,
+    bench::{Bench, DEADLINE, OWN},
+    kube_ovn::Sequence,
+    node::{BRIDGE, Datapath, NIC, NIC_INDEX, Op, address},
+    ready_for,
+};
+
+/// Whether the plan in force covers every address that moves.
+fn is_carried(bench: &Bench) -> bool {
+    bench.carried.get(&NIC_INDEX).is_some_and(|plan| plan.in_use && plan.addresses.len() == 3)
+}
+
+#[test]
+fn a_nic_that_works_is_carried_for_while_its_addresses_are_away() {
+    for (sequence, datapath) in all() {
+        let mut bench = ready_for(sequence, datapath);
+        for step in &bench.steps(sequence) {
+            bench.advance(step.takes);
+            bench.change(&step.op);
+            let link = &bench.node.links[&NIC_INDEX];
+            let here = bench.node.addresses.get(&NIC_INDEX);
+            let movable = here.into_iter().flatten().filter(|address| !address.is_link_local());
+            let away = link.master.is_none() && movable.count() < 3;
+            if away && link.running {
+                assert!(is_carried(&bench), "{sequence:?} on {datapath:?} at {step:?}");
+            }
+            if !link.running {
+                assert!(bench.carried.is_empty(), "{sequence:?} on {datapath:?} at {step:?}");
+            }
+        }
+        bench.advance(60 * DEADLINE);
+        assert!(bench.carried.is_empty(), "{sequence:?} on {datapath:?}");
+        assert_eq!(bench.engine.next_deadline(), None, "{sequence:?} on {datapath:?}");
+    }
+}
+
+/// The kernel numbers the labels of a NIC's addresses when it is renamed, in their order, and an
+/// address of link scope is the first of them.
+#[test]
+fn nothing_is_on_a_nic_of_its_own_addresses_when_it_is_renamed() {
+    for datapath in Datapath::ALL {
+        let mut bench = ready_for(Sequence::Unexchange, datapath);
+        for step in &bench.steps(Sequence::Unexchange) {
+            bench.advance(step.takes);
+            bench.feed(Event::Hint);
+            if matches!(&step.op, Op::Down(name) if name == BRIDGE) {
+                assert!(bench.carried.is_empty(), "{datapath:?}");
+            }
+            bench.change(&step.op);
+        }
+    }
+}
+
+/// The kernel throws it: it has to be laid before the port joins, and before it leaves.
+#[test]
+fn a_shunt_is_laid_before_a_port_joins_and_before_it_leaves() {
+    for (sequence, datapath) in all() {
+        let mut bench = ready_for(sequence, datapath);
+        for step in &bench.steps(sequence) {
+            bench.advance(step.takes);
+            let laid = bench.shunts.get(&NIC_INDEX).copied();
+            let trigger = laid.map(|shunt| shunt.trigger);
+            match &step.op {
+                Op::AddPort(bridge, _) => {
+                    assert_eq!(trigger, Some(Trigger::Join), "{sequence:?} on {datapath:?}");
+                    assert_eq!(laid.map(|shunt| shunt.bearer), bench.node.index(bridge));
+                }
+                Op::RemovePort(_) => {
+                    assert_eq!(trigger, Some(Trigger::Cut), "{sequence:?} on {datapath:?}");
+                    assert_eq!(laid.map(|s| s.bearer), bench.nic().bearer.map(|b| b.ifindex));
+                }
+                _ => {}
+            }
+            bench.change(&step.op);
+        }
+        bench.advance(DEADLINE);
+        assert_eq!(bench.shunts.contains_key(&NIC_INDEX), sequence.takes(), "{sequence:?}");
+        bench.feed(Event::Stop);
+        assert!(bench.shunts.is_empty(), "{sequence:?} on {datapath:?}");
+    }
+}
+
+#[test]
+fn nothing_is_carried_after_the_end() {
+    for (sequence, datapath) in all() {
+        let steps = ready_for(sequence, datapath).steps(sequence).len();
+        for done in 0..=steps {
+            let mut bench = ready_for(sequence, datapath);
+            let steps = bench.steps(sequence);
+            bench.run(&steps[..done]);
+            bench.feed(Event::Stop);
+            assert!(bench.carried.is_empty(), "{sequence:?} on {datapath:?} at {done}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_carried_for_a_nic_that_is_gone() {
+    let mut bench = Bench::new(Datapath::Bridge);
+    let steps = bench.steps(Sequence::Bind);
+    bench.run(&steps[..8]);
+    assert!(is_carried(&bench));
+    bench.change(&Op::Remove(NIC.to_owned()));
+    assert!(bench.carried.is_empty());
+}
+
+#[test]
+fn a_hint_makes_ready_for_a_while_and_changes_no_phase() {
+    let mut bench = Bench::new(Datapath::Bridge);
+    bench.feed(Event::Hint);
+    assert!(is_carried(&bench));
+    assert_eq!(bench.phase(), Phase::Free);
+    bench.advance(60 * DEADLINE);
+    assert!(bench.carried.is_empty());
+    assert_eq!(bench.engine.next_deadline(), None);
+}
+
+/// An address on a NIC that is a port keeps the routes of others through it, which lead nowhere.
+#[test]
+fn nothing_holds_a_nic_that_has_just_become_a_port() {
+    for datapath in [Datapath::Bridge, Datapath::Ovs] {
+        let mut bench = Bench::new(datapath);
+        bench.feed(Event::Hint);
+        let steps = bench.steps(Sequence::Bind);
+        bench.run(&steps);
+        assert_eq!(bench.phase(), Phase::Bridged);
+        assert!(bench.carried.is_empty(), "{datapath:?}");
+        // What may come next finds it prepared all the same.
+        bench.feed(Event::Hint);
+        bench.advance(DEADLINE / 2);
+        assert!(bench.carried.get(&NIC_INDEX).is_some_and(|plan| !plan.in_use), "{datapath:?}");
+        bench.advance(60 * DEADLINE);
+        assert!(bench.carried.is_empty(), "{datapath:?}");
+        assert_eq!(bench.engine.next_deadline(), None);
+    }
+}
+
+/// The kernel flushes the IPv4 routes of an interface that has no IPv4 address any more, and says
+/// nothing. What Kube-OVN did not put back is not carried for the next time.
+#[test]
+fn routes_that_were_flushed_with_the_last_address_are_forgotten() {
+    let own = address(&format!("{OWN}/32"));
+    let route = |destination: &str, prefix_len| Route {
+        destination: destination.parse().unwrap(),
+        prefix_len,
+        metric: 0,
+        gateway: None,
+        source: None,
+        mtu: 0,
+    };
+    let subnet = route("192.0.2.0", 24);
+    let others = [route("198.51.100.0", 24), route("2001:db8:1::", 64)];
+    for anchored in [false, true] {
+        let mut bench = Bench::new(Datapath::Bridge);
+        for route in others.into_iter().chain([subnet]) {
+            bench.feed(Event::Route { ifindex: NIC_INDEX, route });
+        }
+        if anchored {
+            bench.feed(Event::Address { ifindex: NIC_INDEX, address: own, requester: 0 });
+        }
+        bench.sequence(Sequence::Bind);
+        bench.sequence(Sequence::Unbind);
+        bench.feed(Event::Route { ifindex: NIC_INDEX, route: subnet });
+        bench.feed(Event::Hint);
+        let carried = &bench.carried[&NIC_INDEX].routes;
+        assert_eq!(carried.contains(&others[0]), anchored, "{carried:?}");
+        assert!(carried.contains(&subnet) && carried.contains(&others[1]), "{carried:?}");
+
+        // The anchor was the last.
+        bench.sequence(Sequence::Bind);
+        bench.feed(Event::AddressRemoved { ifindex: NIC_INDEX, address: own, requester: 0 });
+        bench.sequence(Sequence::Unbind);
+        bench.feed(Event::Hint);
+        assert_eq!(bench.carried[&NIC_INDEX].routes.len(), 1, "only that of IPv6");
+    }
+}
+
+#[test]
+fn a_carry_that_cannot_be_had_is_tried_again() {
+    let mut bench = Bench::new(Datapath::Bridge);
+    bench.fails = |action| matches!(action, Action::Carry { .. });
+    let steps = bench.steps(Sequence::Bind);
+    bench.run(&steps[..5]);
+    // The bench looks for busy loops.
+    bench.advance(DEADLINE / 2);
+    assert!(bench.carried.is_empty());
+    bench.fails = |_| false;
+    bench.advance(DEADLINE / 2 + Duration::from_millis(1));
+    assert!(bench.phase() == Phase::Free || is_carried(&bench));
+    bench.run(&steps[5..]);
+    bench.advance(10 * DEADLINE);
+    assert!(bench.carried.is_empty());
+}
+
+#[test]
+fn what_cannot_be_taken_back_is_tried_again() {
+    let mut bench = Bench::new(Datapath::Bridge);
+    bench.fails = |action| matches!(action, Action::Carry { new, .. } if new.is_empty());
+    bench.sequence(Sequence::Bind);
+    bench.advance(60 * DEADLINE);
+    assert!(!bench.carried.is_empty());
+    bench.fails = |_| false;
+    bench.advance(DEADLINE);
+    assert!(bench.carried.is_empty());
+    assert_eq!(bench.phase(), Phase::Bridged);
+}

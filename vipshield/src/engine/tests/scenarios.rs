@@ -1,0 +1,139 @@
+//! Kube-OVN's sequences as they should go.
+
+use std::time::Duration;
+
+use super::{
+    super::Phase,
+    all,
+    bench::{Bench, DEADLINE},
+    kube_ovn::Sequence,
+    node::{BRIDGE, Datapath, LINK_LOCAL, NIC, NIC_INDEX, NODE_IP6, Op, address},
+    ready_for,
+};
+
+#[test]
+fn no_sequence_is_noticed() {
+    for (sequence, datapath) in all() {
+        let mut bench = ready_for(sequence, datapath);
+        for step in &sequence.steps(&bench.node) {
+            bench.advance(step.takes);
+            bench.change(&step.op);
+            assert!(bench.is_calm(), "{sequence:?} on {datapath:?} at {step:?}");
+        }
+        bench.advance(10 * DEADLINE);
+        assert!(bench.is_calm(), "{sequence:?} on {datapath:?}");
+        assert!(!bench.released(), "{sequence:?} on {datapath:?}: {:?}", bench.log);
+        let end = if sequence.takes() { Phase::Bridged } else { Phase::Free };
+        assert_eq!(bench.phase(), end, "{sequence:?} on {datapath:?}");
+    }
+}
+
+#[test]
+fn sockets_move_in_the_very_step() {
+    for (sequence, datapath) in all() {
+        let mut bench = ready_for(sequence, datapath);
+        for step in &sequence.steps(&bench.node) {
+            bench.advance(step.takes);
+            bench.change(&step.op);
+            let port = bench.node.links[&NIC_INDEX].master.is_some();
+            let bridge = bench
+                .node
+                .links
+                .values()
+                .find(|link| link.is_bridge() && link.name != "ovs-system")
+                .map(|link| link.ifindex);
+            let right = if port { bridge.unwrap() } else { NIC_INDEX };
+            assert_eq!(bench.keepalived().bound, [right; 2], "{sequence:?} {datapath:?} {step:?}");
+        }
+    }
+}
+
+/// One that was taken down may say for some time that it has none.
+const CARRIER_SETTLES: Duration = Duration::from_millis(1_500);
+
+#[test]
+fn a_lost_carrier_is_hidden_in_transitions_only() {
+    for (sequence, datapath) in all() {
+        let mut bench = ready_for(sequence, datapath);
+        let mut hidden = 0;
+        let mut downed = None;
+        for step in &sequence.steps(&bench.node) {
+            bench.advance(step.takes);
+            bench.change(&step.op);
+            if !bench.node.links[&NIC_INDEX].up {
+                downed = Some(bench.now);
+            }
+            let settles = downed.is_some_and(|at| bench.now < at + CARRIER_SETTLES);
+            let transition = bench.phase().is_transition() || settles;
+            assert_eq!(
+                bench.hides_carrier_loss(),
+                transition,
+                "{sequence:?} {datapath:?} {step:?}"
+            );
+            hidden += u32::from(transition);
+        }
+        assert!(hidden > 0, "{sequence:?} on {datapath:?} has no transition");
+        bench.advance(2 * DEADLINE);
+        assert!(!bench.hides_carrier_loss());
+    }
+}
+
+/// A NIC that is down and up again within a moment says that it runs, until the kernel looks.
+#[test]
+fn a_carrier_that_takes_its_time_after_the_nic_was_down_is_no_failure() {
+    let nic = || NIC.to_owned();
+    for away in [1, 500, 900] {
+        let mut bench = Bench::new(Datapath::Bridge);
+        bench.change(&Op::Down(nic()));
+        bench.change(&Op::Up(nic()));
+        for text in [NODE_IP6, LINK_LOCAL] {
+            bench.change(&Op::AddAddress(nic(), address(text)));
+        }
+        assert_eq!(bench.phase(), Phase::Free, "it says that it runs");
+        bench.advance(Duration::from_millis(300));
+        bench.change(&Op::Carrier(nic(), false));
+        assert!(bench.phase().is_transition());
+        bench.advance(Duration::from_millis(away));
+        bench.change(&Op::Carrier(nic(), true));
+        bench.advance(5 * DEADLINE);
+        assert!(bench.is_calm() && bench.phase() == Phase::Free, "away for {away} ms");
+    }
+}
+
+#[test]
+fn a_carrier_that_does_not_come_back_after_the_nic_was_down_is_told() {
+    let nic = || NIC.to_owned();
+    for waited in [Duration::from_millis(300), 2 * CARRIER_SETTLES] {
+        let mut bench = Bench::new(Datapath::Bridge);
+        bench.change(&Op::Down(nic()));
+        bench.change(&Op::Up(nic()));
+        for text in [NODE_IP6, LINK_LOCAL] {
+            bench.change(&Op::AddAddress(nic(), address(text)));
+        }
+        bench.advance(waited);
+        bench.change(&Op::Carrier(nic(), false));
+        let at_once = !bench.keepalived().view.trusts(NIC_INDEX, NIC);
+        assert_eq!(at_once, waited > CARRIER_SETTLES, "outside a transition it passes");
+        // The bench sees to the deadline.
+        bench.advance(3 * DEADLINE);
+        assert!(!bench.keepalived().view.trusts(NIC_INDEX, NIC));
+        assert_eq!(bench.phase(), Phase::Down);
+    }
+}
+
+#[test]
+fn of_open_vswitchs_bridges_the_one_with_the_addresses_is_the_bearer() {
+    let mut bench = Bench::new(Datapath::Ovs);
+    let other = "br-int".to_owned();
+    bench.change(&Op::AddBridge(other.clone()));
+    bench.change(&Op::CopyMac(other.clone(), NIC.to_owned()));
+    bench.change(&Op::Up(other));
+    // A bond in mode 6: the bridge keeps a MAC of its own.
+    let mut steps = bench.steps(Sequence::Bind);
+    steps.retain(|step| !matches!(step.op, Op::CopyMac(..)));
+    bench.run(&steps);
+    let bearer = bench.nic().bearer.unwrap();
+    assert_eq!(bearer.name, BRIDGE);
+    assert_eq!(bench.keepalived().bound, [bearer.ifindex; 2]);
+    assert_eq!(bench.phase(), Phase::Bridged);
+}

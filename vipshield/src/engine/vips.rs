@@ -1,0 +1,452 @@
+//! Which addresses the daemons mean to have, and which they gave up.
+//!
+//! A daemon says so itself: by what it adds and removes, and, once Kube-OVN has moved an address
+//! away from under it, by requests that the kernel refuses. Nothing need be configured.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Engine,
+    action::Action,
+    nic::Nic,
+    notice::Weight,
+    tell,
+    world::{Address, Link},
+};
+
+/// What a daemon that ended in order had given up is kept off a NIC for so long: whoever was moving
+/// it may put it back. Later it is nobody's business but the operator's.
+const KEPT_OFF_NIC: Duration = Duration::from_secs(10);
+/// The same for a bridge, which has it from whoever moved it and waits, or tries again. Also after
+/// a daemon that died: the next one may want it within moments, but on the NIC that it knows.
+const KEPT_OFF_BRIDGES: Duration = Duration::from_mins(1);
+/// What was asked for from a netlink port that belongs to no daemon is remembered for so long: it
+/// may be the port of one that has just started, and that the next scan finds.
+const UNCLAIMED: Duration = Duration::from_secs(5);
+/// So much of that at the most.
+const MAX_UNCLAIMED: usize = 256;
+/// What a daemon removed and was not known to have is taken for a VIP so much later: the kernel
+/// removes secondary addresses with their primary, in the name of who asked for the one, and says
+/// so of that last.
+const PRESUMED: Duration = Duration::from_millis(10);
+/// Removals remembered, the last from each netlink port: daemons have one or two.
+const MAX_REMOVALS: usize = 256;
+/// Addresses remembered: many more than anybody has.
+const MAX_ADDRESSES: usize = 4096;
+
+/// What a process said of an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// Netlink port from which it asked.
+    pub port: u32,
+    /// Sequence number of the request: of two requests from one port the later counts, whichever
+    /// is heard first.
+    pub sequence: u32,
+    /// The address.
+    pub address: Address,
+    /// It asked for the address, not for its removal.
+    pub wanted: bool,
+    /// The kernel refused.
+    pub refused: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Said {
+    wanted: bool,
+    port: u32,
+    sequence: u32,
+    source: Source,
+}
+
+/// How it is known what a daemon means to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// From a request of its own.
+    Request,
+    /// From what an earlier vipshield did for it.
+    Inherited,
+    /// From its adverts.
+    Adverts,
+}
+
+/// In place of a daemon's netlink port where no request of it was seen: the kernel's own number.
+/// Whatever it says from then on is later.
+const NO_REQUEST: u32 = 0;
+
+/// Every daemon that knew it is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Orphan {
+    off_nics_until: Duration,
+    off_bridges_until: Duration,
+}
+
+impl Orphan {
+    fn since(now: Duration, off_nics: Duration) -> Self {
+        Self {
+            off_nics_until: now.saturating_add(off_nics),
+            off_bridges_until: now.saturating_add(KEPT_OFF_BRIDGES),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Vip {
+    /// What each living daemon said last, by process id.
+    said: BTreeMap<u32, Said>,
+    orphan: Option<Orphan>,
+}
+
+impl Vip {
+    fn is_wanted(&self) -> bool {
+        self.said.values().any(|said| said.wanted)
+    }
+
+    /// Nobody who speaks for it means to have it.
+    fn is_given_up(&self) -> bool {
+        !self.is_wanted() && (!self.said.is_empty() || self.orphan.is_some())
+    }
+}
+
+/// The last that the kernel said to have removed for a request of a daemon.
+#[derive(Clone, Debug)]
+struct Removal {
+    pid: u32,
+    intent: Intent,
+    /// What the daemon had said of the address before.
+    before: Option<Said>,
+    /// When the address is taken for a VIP, if it is not known to be one.
+    presumed: Option<Duration>,
+}
+
+/// See the [module](self).
+#[derive(Clone, Debug, Default)]
+pub(super) struct Vips {
+    known: BTreeMap<IpAddr, Vip>,
+    /// By netlink port.
+    removals: BTreeMap<u32, Removal>,
+    /// Said from a port that belongs to no daemon, and when; the oldest first.
+    unclaimed: VecDeque<(Duration, Intent)>,
+    /// What lasts only so long was looked at then.
+    looked_at: Duration,
+}
+
+impl Vips {
+    /// A daemon said something.
+    pub(super) fn hear(&mut self, pid: u32, intent: &Intent, now: Duration) {
+        let ip = intent.address.ip;
+        // With IPv6 nothing goes along with what a daemon removed.
+        if !intent.refused && ip.is_ipv4() && !self.is_its_own(pid, intent, now) {
+            return;
+        }
+        if !self.known.contains_key(&ip) {
+            if !self.make_room() {
+                return;
+            }
+            self.known.insert(ip, Vip::default());
+        }
+        let Some(vip) = self.known.get_mut(&ip) else { return };
+        let Intent { port, sequence, wanted, .. } = *intent;
+        // What is said of IPv6 comes by one way, in order.
+        let is_older = |said: &Said| {
+            ip.is_ipv4()
+                && said.port == port
+                && (sequence.wrapping_sub(said.sequence).cast_signed()) < 0
+        };
+        if vip.said.get(&pid).is_some_and(is_older) {
+            return;
+        }
+        vip.said.insert(pid, Said { wanted, port, sequence, source: Source::Request });
+        vip.orphan = None;
+    }
+
+    /// Whether what the kernel did for a request is what the request asked for, as far as can be
+    /// told by now. A request is about one address. When a primary address is removed, its
+    /// secondaries are announced to be removed before it, or the first of them to be added anew
+    /// behind it, all of it in the name and under the number of that request (`__inet_del_ifa` in
+    /// `net/ipv4/devinet.c`).
+    fn is_its_own(&mut self, pid: u32, intent: &Intent, now: Duration) -> bool {
+        let ip = intent.address.ip;
+        let same = |removal: &Removal| removal.intent.sequence == intent.sequence;
+        if intent.wanted {
+            return !self.removals.get(&intent.port).is_some_and(same);
+        }
+        if !self.removals.contains_key(&intent.port) && self.removals.len() >= MAX_REMOVALS {
+            return self.known.contains_key(&ip);
+        }
+        match self.removals.remove(&intent.port) {
+            Some(secondary) if same(&secondary) => {
+                // It went along with what is removed now.
+                if let Some(vip) = self.known.get_mut(&secondary.intent.address.ip) {
+                    vip.said.remove(&pid);
+                    vip.said.extend(secondary.before.map(|before| (pid, before)));
+                }
+            }
+            Some(earlier) => self.presume(&earlier, now),
+            None => {}
+        }
+        let known = self.known.get(&ip);
+        let before = known.and_then(|vip| vip.said.get(&pid).cloned());
+        let presumed = known.is_none().then(|| now.saturating_add(PRESUMED));
+        let is_known = known.is_some();
+        let intent = intent.clone();
+        self.removals.insert(intent.port, Removal { pid, intent, before, presumed });
+        is_known
+    }
+
+    /// What a daemon asked to be removed is one of its VIPs, though it was not known.
+    fn presume(&mut self, removal: &Removal, now: Duration) {
+        if removal.presumed.is_some() {
+            self.hear(removal.pid, &Intent { refused: true, ..removal.intent.clone() }, now);
+        }
+    }
+
+    /// An earlier vipshield had heard a daemon say that it means to have this.
+    pub(super) fn inherit(&mut self, pid: u32, ip: IpAddr) {
+        if self.known.contains_key(&ip) || !self.make_room() {
+            return;
+        }
+        self.assume(pid, ip, Source::Inherited);
+    }
+
+    /// Somebody who is no daemon yet said something.
+    pub(super) fn overhear(&mut self, intent: &Intent, now: Duration) {
+        if self.unclaimed.len() >= MAX_UNCLAIMED {
+            self.unclaimed.pop_front();
+        }
+        self.unclaimed.push_back((now, intent.clone()));
+    }
+
+    /// Daemons were looked for: what one of them said before it was found counts too.
+    pub(super) fn claim(&mut self, daemon_at: impl Fn(u32) -> Option<u32>, now: Duration) {
+        for (at, intent) in std::mem::take(&mut self.unclaimed) {
+            if let Some(pid) = daemon_at(intent.port) {
+                self.hear(pid, &intent, now);
+            } else if now < at.saturating_add(UNCLAIMED) {
+                self.unclaimed.push_back((at, intent));
+            }
+        }
+    }
+
+    /// Forgets one that nobody wants if there are too many. False: there is no room.
+    fn make_room(&mut self) -> bool {
+        if self.known.len() < MAX_ADDRESSES {
+            return true;
+        }
+        let unwanted = self.known.iter().find(|(_, vip)| !vip.is_wanted()).map(|(ip, _)| *ip);
+        unwanted.is_some_and(|ip| self.known.remove(&ip).is_some())
+    }
+
+    /// A daemon has this address, as its adverts say: whatever it asks for counts more.
+    pub(super) fn witness(&mut self, pid: u32, ip: IpAddr) {
+        if !self.is_known(ip) && self.make_room() {
+            self.assume(pid, ip, Source::Adverts);
+        }
+    }
+
+    fn assume(&mut self, pid: u32, ip: IpAddr, source: Source) {
+        let said = Said { wanted: true, port: NO_REQUEST, sequence: 0, source };
+        self.known.entry(ip).or_default().said.insert(pid, said);
+    }
+
+    /// Addresses that are wanted as far as adverts say.
+    pub(super) fn witnessed(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let witnessed = |vip: &Vip| vip.said.values().all(|said| said.source == Source::Adverts);
+        let found = self.known.iter().filter(move |(_, vip)| vip.is_wanted() && witnessed(vip));
+        found.map(|(ip, _)| *ip)
+    }
+
+    /// The adverts for an address have stopped.
+    pub(super) fn lapse(&mut self, ip: IpAddr) {
+        if let Some(vip) = self.known.get_mut(&ip) {
+            vip.said.retain(|_, said| said.source != Source::Adverts);
+        }
+    }
+
+    /// Whether a daemon has said anything of it lately, or its adverts have.
+    pub(super) fn is_known(&self, ip: IpAddr) -> bool {
+        self.known.contains_key(&ip)
+    }
+
+    /// A daemon is gone. Returns what it had wanted, and nobody else wants.
+    pub(super) fn bury(&mut self, pid: u32, now: Duration) -> Vec<IpAddr> {
+        let mut orphans = Vec::new();
+        let last: Vec<_> = self.removals.extract_if(.., |_, it| it.pid == pid).collect();
+        for (_, removal) in last {
+            self.presume(&removal, now);
+        }
+        for (ip, vip) in &mut self.known {
+            let Some(said) = vip.said.remove(&pid) else { continue };
+            if said.wanted && !vip.is_wanted() {
+                orphans.push(*ip);
+            }
+            if vip.said.is_empty() {
+                // A NIC may have it from the next daemon, which is not known yet.
+                let off_nics = if said.wanted { Duration::ZERO } else { KEPT_OFF_NIC };
+                vip.orphan = Some(Orphan::since(now, off_nics));
+            }
+        }
+        orphans
+    }
+
+    /// This is a VIP whose daemon is gone.
+    pub(super) fn orphan(&mut self, ip: IpAddr, now: Duration) {
+        if self.known.contains_key(&ip) || self.make_room() {
+            let vip = self.known.entry(ip).or_default();
+            vip.orphan = vip.said.is_empty().then(|| Orphan::since(now, Duration::ZERO));
+        }
+    }
+
+    /// Events were lost. What is nowhere was removed, as far as anybody can tell, and what nobody
+    /// wanted and is somewhere may be wanted by now: nothing may be done for the one as if it were
+    /// wanted, and nothing against the other.
+    pub(super) fn doubt(&mut self, is_somewhere: impl Fn(IpAddr) -> bool) {
+        self.known.retain(|ip, vip| vip.is_wanted() == is_somewhere(*ip));
+        self.unclaimed.clear();
+        self.removals.clear();
+    }
+
+    /// What has lasted long enough is forgotten.
+    pub(super) fn expire(&mut self, now: Duration) {
+        self.looked_at = now;
+        let due = |removal: &&Removal| removal.presumed.is_some_and(|at| at <= now);
+        let due: Vec<Removal> = self.removals.values().filter(due).cloned().collect();
+        for removal in due {
+            self.presume(&removal, now);
+            // Its number still tells what goes along with it.
+            if let Some(done) = self.removals.get_mut(&removal.intent.port) {
+                done.presumed = None;
+            }
+        }
+        for vip in self.known.values_mut() {
+            vip.orphan = vip.orphan.filter(|orphan| now < orphan.off_bridges_until);
+        }
+        self.known.retain(|_, vip| !vip.said.is_empty() || vip.orphan.is_some());
+    }
+
+    /// When something is to be forgotten.
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        let ends = self.known.values().filter_map(|vip| Some(vip.orphan?.off_bridges_until));
+        ends.chain(self.removals.values().filter_map(|removal| removal.presumed)).min()
+    }
+
+    /// What daemons mean to have.
+    pub(super) fn wanted(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.known.iter().filter(|(_, vip)| vip.is_wanted()).map(|(ip, _)| *ip)
+    }
+
+    /// Whether a daemon means to have it.
+    pub(super) fn is_wanted(&self, ip: IpAddr) -> bool {
+        self.known.get(&ip).is_some_and(Vip::is_wanted)
+    }
+
+    /// Everything of which a daemon was heard to say that it means to have it.
+    pub(super) fn spoken_for(&self) -> impl Iterator<Item = IpAddr> {
+        let heard = |vip: &Vip| {
+            vip.said.values().any(|said| said.wanted && said.source != Source::Inherited)
+        };
+        self.known.iter().filter(move |(_, vip)| heard(vip)).map(|(ip, _)| *ip)
+    }
+
+    /// Whether every living daemon that knows it gave it up, or those who knew it ended a short
+    /// time ago.
+    pub(super) fn is_given_up(&self, ip: IpAddr) -> bool {
+        self.known.get(&ip).is_some_and(Vip::is_given_up)
+    }
+
+    /// Whether it has to go should it be on an interface. As long as a daemon lives that knows it
+    /// and does not mean to have it, another node may have it, whoever puts it here.
+    pub(super) fn must_go(&self, ip: IpAddr, from_a_bridge: bool) -> bool {
+        let Some(vip) = self.known.get(&ip).filter(|vip| vip.is_given_up()) else { return false };
+        let off_nics = |orphan: Orphan| self.looked_at < orphan.off_nics_until;
+        from_a_bridge || !vip.said.is_empty() || vip.orphan.is_some_and(off_nics)
+    }
+}
+
+impl Engine {
+    /// Interfaces on which an address of a guarded NIC may be: the NIC, its bearers, and any bridge,
+    /// which may become its bearer. Other interfaces may have it for reasons of their own, as `lo`
+    /// has for load balancing.
+    fn homes(&self) -> BTreeSet<u32> {
+        let nics = self.nics.values().flat_map(|nic| &nic.bearers).copied();
+        let bridges = self.world.links.values().filter(|link| link.is_bridge());
+        nics.chain(bridges.map(|link| link.ifindex)).collect()
+    }
+
+    /// Whether this node has an address where one of a guarded NIC may be.
+    pub(super) fn is_at_home(&self, ip: IpAddr) -> bool {
+        self.homes().iter().any(|ifindex| self.world.has_ip(*ifindex, ip))
+    }
+
+    /// Takes an address off wherever it is now.
+    pub(super) fn take_down(&mut self, ip: IpAddr) {
+        for ifindex in self.homes() {
+            let there: Vec<Address> =
+                self.world.addresses_of(ifindex).filter(|address| address.ip == ip).collect();
+            for address in there {
+                self.take_off(ifindex, address);
+            }
+        }
+    }
+
+    fn take_off(&mut self, ifindex: u32, address: Address) {
+        if self.want(Action::RemoveVip { ifindex, address }) {
+            let name = self.world.name_of(ifindex);
+            let text = format!("{address} is taken off {name}: no daemon here means to have it");
+            tell(&mut self.actions, Weight::Info, None, text);
+        }
+    }
+
+    /// The VIP is where the daemon's clients reach it exactly while a daemon means to have it.
+    pub(super) fn settle_vips(&mut self, now: Duration) {
+        let mut unwanted = Vec::new();
+        for ifindex in self.homes() {
+            let a_bridge = self.world.links.get(&ifindex).is_some_and(Link::is_bridge);
+            let there = self.world.addresses_of(ifindex);
+            let there = there.filter(|address| {
+                self.world.vips.must_go(address.ip, a_bridge)
+                    && (a_bridge || !self.grants.may_be_claimed(address.ip, now))
+            });
+            unwanted.extend(there.map(|address| (ifindex, address)));
+        }
+        for (ifindex, address) in unwanted {
+            self.take_off(ifindex, address);
+        }
+        let mut wanted = Vec::new();
+        // Whether all else is on the bridge does not matter: a daemon that begins anew while a
+        // sequence has paused puts it on the NIC, which becomes a port with it.
+        for nic in self.nics.values() {
+            let Some(to) = nic.bearer.filter(|bearer| *bearer != nic.ifindex) else { continue };
+            for address in self.world.addresses_of(nic.ifindex) {
+                if self.world.vips.is_wanted(address.ip) && !address.is_link_local() {
+                    wanted.push(Action::MoveVip { address, from: nic.ifindex, to });
+                }
+            }
+        }
+        wanted.extend(self.nics.values().flat_map(|nic| self.strayed(nic)));
+        for action in wanted {
+            self.want(action);
+        }
+    }
+
+    /// Moves for the link-local VIPs of a NIC that are not on its bearer. Nobody else moves them, and
+    /// those of IPv6 are lost with every other when the NIC is taken down.
+    fn strayed(&self, nic: &Nic) -> Vec<Action> {
+        let works = |to: &u32| self.world.links.get(to).is_some_and(|link| link.up);
+        let Some(to) = nic.bearer.filter(works) else { return Vec::new() };
+        let strays = nic.link_local_vips(&self.world);
+        strays
+            .filter(|address| !self.world.has_ip(to, address.ip))
+            .map(|address| {
+                let mut known = nic.bearers.iter().copied();
+                let from = known.find(|ifindex| self.world.has_ip(*ifindex, address.ip));
+                Action::MoveVip { address, from: from.unwrap_or(to), to }
+            })
+            .collect()
+    }
+}

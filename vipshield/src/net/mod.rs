@@ -1,0 +1,21 @@
+//! The node's own network state: seen through rtnetlink, changed through rtnetlink.
+
+mod announce;
+mod carry;
+mod clsact;
+mod groups;
+mod monitor;
+mod own;
+mod replay;
+mod vip;
+
+pub use self::{
+    announce::{AnnounceError, Announcer},
+    carry::{Carrier, CarryError, PROTOCOL, SPARE_TABLE},
+    clsact::ClsactError,
+    groups::{GroupError, Groups},
+    monitor::{Monitor, MonitorError},
+    own::{ANCHOR, OWN, STAND_IN},
+    replay::{Replay, ReplayError},
+    vip::{VipError, Vips},
+};

@@ -1,0 +1,260 @@
+//! The rtnetlink monitor: links, addresses and routes as the kernel reports them.
+//!
+//! Groups are joined first and dumps asked for second, so that nothing falls between. Events are
+//! read straight from the socket: its kernel buffer is the only queue, and a lost event (ENOBUFS)
+//! is answered with a new snapshot.
+
+use std::{
+    io,
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
+};
+
+use bytes::BytesMut;
+use futures_util::TryStreamExt as _;
+use log::{debug, warn};
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::{
+    AddressFamily, RouteNetlinkMessage,
+    address::{AddressAttribute, AddressMessage},
+    link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
+};
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use rtnetlink::Handle;
+use thiserror::Error;
+use tokio::io::unix::AsyncFd;
+
+use super::carry;
+use crate::{
+    engine::{Address, Event, Intent, Link},
+    watch::watch,
+};
+
+/// `linux/rtnetlink.h`.
+const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV4_ROUTE: u32 = 7;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;
+const RTNLGRP_IPV6_ROUTE: u32 = 11;
+
+/// Room for a burst of events while userspace is not scheduled.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// The kernel builds one event in at most a page or two (`NLMSG_GOODSIZE`), more for a NIC with
+/// many virtual functions.
+const MESSAGE_BUFFER: usize = 64 << 10;
+
+/// The monitor could not be set up or read.
+#[derive(Debug, Error)]
+pub enum MonitorError {
+    /// The monitor socket.
+    #[error("the rtnetlink monitor socket: {0}")]
+    Socket(#[from] io::Error),
+    /// A dump.
+    #[error("listing {what} over rtnetlink")]
+    Dump {
+        /// What was listed.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: rtnetlink::Error,
+    },
+}
+
+/// See the [module](self).
+pub struct Monitor {
+    socket: AsyncFd<Socket>,
+    handle: Handle,
+    buffer: BytesMut,
+}
+
+impl Monitor {
+    /// Opens the monitor in this thread's network namespace and joins its groups. `handle` is for
+    /// the dumps.
+    pub fn open(handle: Handle) -> Result<Self, MonitorError> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.set_non_blocking(true)?;
+        for group in [
+            RTNLGRP_LINK,
+            RTNLGRP_IPV4_IFADDR,
+            RTNLGRP_IPV4_ROUTE,
+            RTNLGRP_IPV6_IFADDR,
+            RTNLGRP_IPV6_ROUTE,
+        ] {
+            socket.add_membership(group)?;
+        }
+        if let Err(error) = socket.set_rx_buf_sz(RECEIVE_BUFFER) {
+            debug!("the monitor's receive buffer stays at its default: {error}");
+        }
+        debug!("rtnetlink monitor on descriptor {}", socket.as_raw_fd());
+        Ok(Self { socket: watch(socket)?, handle, buffer: BytesMut::with_capacity(MESSAGE_BUFFER) })
+    }
+
+    /// All links, addresses and routes of the main table as they are now.
+    pub async fn snapshot(&self) -> Result<Event, MonitorError> {
+        let links: Vec<LinkMessage> = self
+            .handle
+            .link()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| MonitorError::Dump { what: "links", source })?;
+        let addresses: Vec<AddressMessage> = self
+            .handle
+            .address()
+            .get()
+            .execute()
+            .try_collect()
+            .await
+            .map_err(|source| MonitorError::Dump { what: "addresses", source })?;
+        let routes = carry::all_routes(&self.handle)
+            .await
+            .map_err(|source| MonitorError::Dump { what: "routes", source })?;
+        Ok(Event::Snapshot {
+            links: links.iter().filter_map(link).collect(),
+            addresses: addresses.iter().filter_map(address).collect(),
+            routes: routes.iter().filter_map(carry::decode).collect(),
+        })
+    }
+
+    /// Waits for something to happen and hands each event to `sink`. False: events were lost, and
+    /// a [`snapshot`](Self::snapshot) is due.
+    ///
+    /// Cancel safe: an event is either still in the socket or handed over.
+    pub async fn read(&mut self, mut sink: impl FnMut(Event)) -> Result<bool, MonitorError> {
+        let mut guard = self.socket.readable().await?;
+        loop {
+            self.buffer.clear();
+            match self.socket.get_ref().recv(&mut self.buffer, 0) {
+                Ok(_) => decode(&self.buffer, &mut sink),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    guard.clear_ready();
+                    return Ok(true);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                    warn!("rtnetlink events were lost (ENOBUFS): looking at everything anew");
+                    return Ok(false);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for Monitor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
+    }
+}
+
+/// Decodes the messages of one datagram.
+fn decode(mut bytes: &[u8], sink: &mut impl FnMut(Event)) {
+    while !bytes.is_empty() {
+        let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) {
+            Ok(message) => message,
+            Err(error) => {
+                warn!("an rtnetlink event was not understood and is passed over: {error}");
+                return;
+            }
+        };
+        let length = (message.header.length as usize).next_multiple_of(4);
+        let requester = message.header.port_number;
+        let sequence = message.header.sequence_number;
+        if let NetlinkPayload::InnerMessage(inner) = message.payload
+            && let Some(event) = event(inner, requester)
+        {
+            let mut events = [intent(&event, sequence), Some(event)];
+            // Who wants an address is known before it is there, and as long as it is there.
+            if !matches!(events, [_, Some(Event::Address { .. })]) {
+                events.reverse();
+            }
+            events.into_iter().flatten().for_each(&mut *sink);
+        }
+        if length == 0 {
+            return;
+        }
+        bytes = bytes.get(length..).unwrap_or_default();
+    }
+}
+
+/// What an address that came or went says about who asked for it. The kernel itself asks for
+/// nothing, and of IPv6 it does not say who did (`inet6_ifa_notify` in `net/ipv6/addrconf.c`).
+fn intent(event: &Event, sequence: u32) -> Option<Event> {
+    let (address, port, wanted) = match event {
+        Event::Address { address, requester, .. } => (*address, *requester, true),
+        Event::AddressRemoved { address, requester, .. } => (*address, *requester, false),
+        _ => return None,
+    };
+    let intent = Intent { port, sequence, address, wanted, refused: false };
+    (port != 0).then_some(Event::Intent { intent })
+}
+
+fn event(message: RouteNetlinkMessage, requester: u32) -> Option<Event> {
+    match message {
+        RouteNetlinkMessage::NewLink(message) => link(&message).map(|link| Event::Link { link }),
+        // A bridge says RTM_DELLINK of a port that leaves it; the link is still there.
+        RouteNetlinkMessage::DelLink(message)
+            if message.header.interface_family != AddressFamily::Bridge =>
+        {
+            Some(Event::LinkRemoved { ifindex: message.header.index })
+        }
+        RouteNetlinkMessage::NewAddress(message) => address(&message)
+            .map(|(ifindex, address)| Event::Address { ifindex, address, requester }),
+        RouteNetlinkMessage::DelAddress(message) => address(&message)
+            .map(|(ifindex, address)| Event::AddressRemoved { ifindex, address, requester }),
+        RouteNetlinkMessage::NewRoute(message) => {
+            carry::decode(&message).map(|(ifindex, route)| Event::Route { ifindex, route })
+        }
+        RouteNetlinkMessage::DelRoute(message) => {
+            carry::decode(&message).map(|(ifindex, route)| Event::RouteRemoved { ifindex, route })
+        }
+        _ => None,
+    }
+}
+
+/// A link message that describes the whole link; a bridge's word about a port (`AF_BRIDGE`) does
+/// not.
+fn link(message: &LinkMessage) -> Option<Link> {
+    if message.header.interface_family == AddressFamily::Bridge {
+        return None;
+    }
+    let flags = message.header.flags;
+    let mut link = Link {
+        ifindex: message.header.index,
+        up: flags.contains(LinkFlags::Up),
+        running: flags.contains(LinkFlags::Up | LinkFlags::Running),
+        ..Link::default()
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Link(lower) => link.link = Some(*lower),
+            LinkAttribute::Controller(master) => link.master = Some(*master),
+            LinkAttribute::Address(mac) => link.mac.clone_from(mac),
+            LinkAttribute::LinkInfo(infos) => {
+                link.kind = infos.iter().find_map(|info| match info {
+                    LinkInfo::Kind(kind) => Some(kind.to_string()),
+                    _ => None,
+                });
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+/// The interface index and the local address; IPv6 without a peer has only `IFA_ADDRESS`.
+pub(super) fn address(message: &AddressMessage) -> Option<(u32, Address)> {
+    let mut ip: Option<IpAddr> = None;
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(local) => ip = Some(*local),
+            AddressAttribute::Address(address) => ip = ip.or(Some(*address)),
+            _ => {}
+        }
+    }
+    let address = Address { ip: ip?, prefix_len: message.header.prefix_len };
+    Some((message.header.index, address))
+}

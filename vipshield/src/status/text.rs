@@ -1,0 +1,165 @@
+//! Answers for people.
+
+use std::fmt::Write as _;
+
+use super::{PastEvent, Status};
+use crate::engine::{ClaimantStatus, Family, Filter, Role, RouterStatus, Weight};
+
+/// Of virtual routers that are not known to be this node's no more are shown: anybody can invent
+/// them.
+const MAX_OTHERS: usize = 16;
+
+/// The status as a few lines.
+#[must_use]
+pub fn status_text(status: &Status) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "vipshield {} (process {}), up {}, {}",
+        status.version,
+        status.pid,
+        duration(status.uptime_ms),
+        if status.ready { "ready" } else { "not ready" }
+    );
+    for name in &status.missing {
+        let _ = writeln!(text, "{name}: there is no such interface yet");
+    }
+    for warning in &status.warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    for nic in &status.nics {
+        let bearer = nic.bearer.as_ref().map_or("unknown", |bearer| bearer.name.as_str());
+        let _ = writeln!(
+            text,
+            "{} (interface {}): {} for {}, bearer {bearer}, deadline {} ms, addresses {}",
+            nic.name,
+            nic.ifindex,
+            nic.phase,
+            duration(nic.phase_ms),
+            nic.deadline_ms,
+            if nic.addresses.is_empty() { "none".to_owned() } else { nic.addresses.join(" ") }
+        );
+    }
+    if status.daemons.is_empty() {
+        let _ = writeln!(text, "no daemon to guard was found yet");
+    }
+    for daemon in &status.daemons {
+        let role = match daemon.role {
+            Role::Vrrp => "VRRP",
+            Role::Checkers => "checkers",
+        };
+        let guarded = daemon.monitors.iter().filter(|filter| **filter == Filter::Guard).count();
+        let _ = write!(
+            text,
+            "{} {} ({role}): {guarded} of {} monitor sockets guarded",
+            daemon.name,
+            daemon.pid,
+            daemon.monitors.len()
+        );
+        let mut bound: Vec<&str> =
+            daemon.vrrp.iter().filter_map(|socket| socket.bound.as_deref()).collect();
+        bound.dedup();
+        if !bound.is_empty() {
+            let _ = write!(text, ", VRRP sockets on {}", bound.join(" "));
+        }
+        text.push('\n');
+    }
+    let (ours, others): (Vec<_>, Vec<_>) = status.routers.iter().partition(|router| router.ours);
+    for router in ours.iter().chain(others.iter().take(MAX_OTHERS)) {
+        text.push_str(&router_line(router));
+    }
+    if others.len() > MAX_OTHERS {
+        let _ = writeln!(text, "and {} more virtual routers", others.len() - MAX_OTHERS);
+    }
+    for claim in &status.claims {
+        let macs: Vec<String> = claim.claimants.iter().map(claimant).collect();
+        let _ = writeln!(
+            text,
+            "{}{}: claimed by {}{}",
+            claim.address,
+            if claim.wanted { " (wanted here)" } else { "" },
+            if macs.is_empty() { "nobody".to_owned() } else { macs.join(", ") },
+            if claim.conflict.is_some() { ": CONFLICT" } else { "" }
+        );
+    }
+    for name in ["withheld", "released", "rebound", "announced", "failed_actions", "conflicts"] {
+        let _ = writeln!(text, "{name:>16} {}", status.counters.get(name).copied().unwrap_or(0));
+    }
+    text
+}
+
+/// A virtual router in a line.
+fn router_line(router: &RouterStatus) -> String {
+    let family = match router.family {
+        Family::Ipv4 => "IPv4",
+        Family::Ipv6 => "IPv6",
+    };
+    let vlan = router.vlan.map(|vlan| format!(" in VLAN {vlan}")).unwrap_or_default();
+    let said: Vec<String> = router
+        .senders
+        .iter()
+        .map(|sender| {
+            format!(
+                "{}{}{} priority {} every {} ms, {} ago",
+                sender.source,
+                if sender.own { " (this node)" } else { "" },
+                if router.owner == Some(sender.source) { " owner," } else { "" },
+                sender.priority,
+                sender.interval_ms,
+                duration(sender.last_seen_ms)
+            )
+        })
+        .collect();
+    format!(
+        "{}: virtual router {} ({family}, version {}){vlan}{}: {}\n",
+        router.nic,
+        router.router_id,
+        u8::from(router.version),
+        if router.ours { "" } else { ", not known to be this node's" },
+        said.join("; ")
+    )
+}
+
+fn claimant(claimant: &ClaimantStatus) -> String {
+    let own = if claimant.own { " (this node)" } else { "" };
+    format!("{}{own} {} ago", claimant.mac, duration(claimant.last_seen_ms))
+}
+
+/// Events, one a line, oldest first.
+#[must_use]
+pub fn events_text(events: &[PastEvent]) -> String {
+    let mut text = String::new();
+    for event in events {
+        let mark = match event.notice.weight {
+            Weight::Detail => ' ',
+            Weight::Info => '-',
+            Weight::Warning => '!',
+        };
+        let _ = writeln!(text, "{:>9} ago {mark} {}", duration(event.ago_ms), event.notice);
+    }
+    text
+}
+
+fn duration(ms: u64) -> String {
+    let seconds = ms / 1000;
+    match seconds {
+        0..60 => format!("{}.{:03}s", seconds, ms % 1000),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        3600..86400 => format!("{}h{:02}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d{:02}h", seconds / 86400, seconds % 86400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration;
+
+    #[test]
+    fn durations_are_short() {
+        assert_eq!(duration(1_234), "1.234s");
+        assert_eq!(duration(61_000), "1m01s");
+        assert_eq!(duration(3_660_000), "1h01m");
+        assert_eq!(duration(90_000_000), "1d01h");
+    }
+}

@@ -1,0 +1,219 @@
+//! What is carried, on the running kernel: asked of the kernel's own route look-up.
+
+use std::{collections::BTreeSet, fs, net::IpAddr, process::Command};
+
+use libtest_mimic::Failed;
+use vipshield::{
+    engine::{Plan, Route},
+    net::{ANCHOR, Carrier},
+};
+
+use super::{
+    check,
+    namespace::{Seen, Stage},
+};
+
+/// Rules, routes and addresses, as `ip` shows them.
+pub(crate) fn objects() -> Result<String, Failed> {
+    let mut all = String::new();
+    for arguments in [
+        "rule show",
+        "-6 rule show",
+        "route show table all",
+        "-6 route show table all",
+        "-o -4 address show",
+    ] {
+        let text = said("ip", arguments)?;
+        // What is left of a lifetime is another number a moment later.
+        let mut lines: Vec<&str> = text
+            .lines()
+            .map(|line| line.split_once("valid_lft").map_or(line, |(object, _)| object))
+            .collect();
+        lines.sort_unstable();
+        all.push_str(&lines.join("\n"));
+        all.push('\n');
+    }
+    Ok(all)
+}
+
+/// Where the kernel would send a packet: `local`, or an interface.
+pub(crate) fn way(to: &str) -> Result<String, Failed> {
+    let output = Command::new("ip").args(["-o", "route", "get", to]).output()?;
+    let text = String::from_utf8(output.stdout)?;
+    if text.starts_with("local") {
+        return Ok("local".to_owned());
+    }
+    let mut words = text.split_whitespace();
+    words.find(|word| *word == "dev");
+    Ok(words.next().unwrap_or("none").to_owned())
+}
+
+/// What a command says.
+pub(crate) fn said(program: &str, arguments: &str) -> Result<String, Failed> {
+    let output = Command::new(program).args(arguments.split(' ')).output()?;
+    check(output.status.success(), format!("{program} {arguments}"))?;
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+pub(crate) fn ip(arguments: &str) -> Result<(), Failed> {
+    let status = Command::new("ip").args(arguments.split(' ')).status()?;
+    check(status.success(), format!("ip {arguments}"))
+}
+
+fn plan() -> Result<Plan, Failed> {
+    let route = |destination: &str, prefix_len, gateway: Option<&str>| {
+        Ok::<_, Failed>(Route {
+            destination: destination.parse()?,
+            prefix_len,
+            metric: 0,
+            gateway: gateway.map(str::parse::<IpAddr>).transpose()?,
+            source: None,
+            mtu: 0,
+        })
+    };
+    let mut with_source = route("192.0.2.0", 24, None)?;
+    with_source.source = Some("192.0.2.11".parse()?);
+    let mut with_mtu = route("0.0.0.0", 0, Some("192.0.2.100"))?;
+    with_mtu.mtu = 1400;
+    let mut v6 = route("2001:db8::", 64, None)?;
+    v6.metric = 256;
+    let mut v6_default = route("::", 0, Some("2001:db8::100"))?;
+    v6_default.metric = 1024;
+    Ok(Plan {
+        addresses: ["192.0.2.10", "192.0.2.11", "2001:db8::11"]
+            .iter()
+            .map(|ip| ip.parse())
+            .collect::<Result<_, _>>()?,
+        routes: BTreeSet::from([with_source, with_mtu, v6, v6_default]),
+        in_use: true,
+    })
+}
+
+/// Addresses and routes that a node may have, and a neighbour's host routes through another
+/// interface.
+fn furnish(stage: &Stage) -> Result<(), Failed> {
+    // Local routes go through the loopback interface.
+    stage.set_up("lo", true)?;
+    stage.add_address("nic", "192.0.2.11/24")?;
+    stage.add_address("nic", "192.0.2.10/32")?;
+    for arguments in [
+        "route add default via 192.0.2.100 dev nic mtu 1400",
+        "route add 198.51.100.7 dev peer",
+        "route add 192.0.2.50 dev peer",
+        "rule add pref 100 to 203.0.113.200 lookup 77",
+        "route add 203.0.113.200 dev peer table 77",
+    ] {
+        ip(arguments)?;
+    }
+    Ok(())
+}
+
+/// The node stays reachable while its addresses are on no interface, others' routes and rules
+/// still win, and afterwards nothing is left.
+pub(crate) fn carried_and_taken_back() -> Result<(), Failed> {
+    let stage = Stage::new()?;
+    furnish(&stage)?;
+    let before = objects()?;
+    let (plan, none) = (plan()?, Plan::default());
+    let nic = stage.index("nic")?;
+    let carrier = Carrier::new(stage.handle());
+    let change = |old: &Plan, new: &Plan| stage.block_on(carrier.change(nic, old, new));
+
+    change(&none, &plan)?;
+    // Asked for twice, because an answer was lost for instance.
+    change(&none, &plan)?;
+    stage.delete_address("nic", "192.0.2.11/24")?;
+    stage.delete_address("nic", "192.0.2.10/32")?;
+    for (to, expected) in [
+        ("192.0.2.10", "local"),
+        ("192.0.2.11", "local"),
+        ("192.0.2.77", "nic"),
+        ("203.0.113.9", "nic"),
+        ("192.0.2.50", "peer"),
+        ("198.51.100.7", "peer"),
+        ("203.0.113.200", "peer"),
+    ] {
+        let found = way(to)?;
+        check(found == expected, format!("{to} goes to {found}, not {expected}"))?;
+    }
+    // The daemon gives up one of them: it is nobody's from then on.
+    let mut less = plan.clone();
+    less.addresses.remove(&"192.0.2.10".parse()?);
+    change(&plan, &less)?;
+    check(way("192.0.2.10")? != "local", "what the daemon gave up is not delivered")?;
+    check(way("192.0.2.11")? == "local", "the other still is")?;
+
+    stage.add_address("nic", "192.0.2.11/24")?;
+    stage.add_address("nic", "192.0.2.10/32")?;
+    ip("route replace default via 192.0.2.100 dev nic mtu 1400")?;
+    change(&less, &none)?;
+    change(&less, &none)?;
+    let after = objects()?;
+    check(after == before, format!("something is left:\n{after}\ninstead of\n{before}"))
+}
+
+/// The main table of this network namespace, as the kernel keeps it, with or without the local one.
+fn main_table() -> Result<String, Failed> {
+    let text = fs::read_to_string("/proc/thread-self/net/fib_trie")?;
+    let (_, main) = text.split_once("Main:").ok_or("no main table")?;
+    Ok(main.split("Local:").next().unwrap_or_default().to_owned())
+}
+
+/// What the first rule makes the kernel do is done beforehand, and nothing else.
+pub(crate) fn prepared() -> Result<(), Failed> {
+    let stage = Stage::new()?;
+    stage.set_up("lo", true)?;
+    stage.add_address("nic", "192.0.2.11/24")?;
+    let before = objects()?;
+    check(main_table()?.contains("host LOCAL"), "local addresses are in the main table")?;
+    stage.block_on(Carrier::new(stage.handle()).prepare())?;
+    check(!main_table()?.contains("host LOCAL"), "they have a table of their own")?;
+    check(way("192.0.2.11")? == "local", "and are local")?;
+    let after = objects()?;
+    check(after == before, format!("something is left:\n{after}\ninstead of\n{before}"))
+}
+
+/// A vipshield that is killed renews nothing: once the NIC has no address of its own, what was
+/// carried ends with the anchor, and the main table is the way again.
+pub(crate) fn ends_unless_renewed() -> Result<(), Failed> {
+    let stage = Stage::new()?;
+    furnish(&stage)?;
+    let nic = stage.index("nic")?;
+    let carrier = Carrier::new(stage.handle());
+    let plan = plan()?;
+    stage.block_on(carrier.change(nic, &Plan::default(), &plan))?;
+    stage.delete_address("nic", "192.0.2.11/24")?;
+    stage.delete_address("nic", "192.0.2.10/32")?;
+    stage.block_on(carrier.renew(nic, &plan))?;
+    check(way("203.0.113.9")? == "nic", "carried as long as it is renewed")?;
+    check(way("2001:db8:1::9")? == "nic", "IPv6 too")?;
+    ip("-6 route add 2001:db8:1::/64 dev peer")?;
+    ip("route add 203.0.113.0/24 dev peer")?;
+    stage.wait_until(|seen| *seen == Seen::AddressGone(ANCHOR.into()))?;
+    for (to, expected) in [("203.0.113.9", "peer"), ("192.0.2.77", "none")] {
+        let found = way(to)?;
+        check(found == expected, format!("{to} goes to {found}, not {expected}"))?;
+    }
+    check(way("192.0.2.10")? != "local", "the addresses are nobody's")?;
+    stage.block_on(carrier.sweep()).map(drop)?;
+    Ok(())
+}
+
+/// What a vipshield that was killed has left is found by its mark and taken away.
+pub(crate) fn swept() -> Result<(), Failed> {
+    let stage = Stage::new()?;
+    furnish(&stage)?;
+    let before = objects()?;
+    let nic = stage.index("nic")?;
+    let carrier = Carrier::new(stage.handle());
+    stage.block_on(carrier.change(nic, &Plan::default(), &plan()?))?;
+    let there = objects()?;
+    check(there.contains(&ANCHOR.to_string()), "the anchor is there")?;
+    // An anchor, three local routes, four spare routes, two rules for each of four destinations;
+    // the kernel adds a local route for the anchor, which goes with it.
+    let count = stage.block_on(carrier.sweep())?;
+    check(count == 16, format!("{count} objects swept"))?;
+    let after = objects()?;
+    check(after == before, format!("something is left:\n{after}\ninstead of\n{before}"))?;
+    check(stage.block_on(carrier.sweep())? == 0, "nothing more to sweep")
+}

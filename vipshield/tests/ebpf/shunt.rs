@@ -1,0 +1,193 @@
+//! The shunt, on the running kernel: frames put on a wire, and where they come out.
+
+use aya::programs::{SchedClassifier, TcAttachType};
+use libtest_mimic::Failed;
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use vipshield::{
+    engine::{Shunt, Trigger},
+    net::Carrier,
+};
+use vipshield_common::counters::Counter;
+
+use super::{
+    check,
+    namespace::{PATIENCE, Stage, monotonic_ns},
+    tap::Tap,
+};
+
+/// For experiments (IEEE 802).
+const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
+const TAGGED: [u8; 6] = [0x81, 0x00, 0x00, 0x07, 0x88, 0xb5];
+const BROADCAST: [u8; 6] = [0xff; 6];
+const SOMEBODY: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x77];
+/// A frame of no known kind, from nobody known.
+fn put(tap: &Tap, to: [u8; 6], kind: &[u8], word: &str) -> Result<(), Failed> {
+    let mut frame = [&to, [0x52, 0x54, 0, 0, 0, 0x99].as_slice(), kind, word.as_bytes()].concat();
+    frame.resize(60, 0);
+    tap.put(&frame)
+}
+
+pub(crate) struct Wires {
+    pub(crate) stage: Stage,
+    /// Keeps the sentry at its post.
+    pub(crate) _monitor: Socket,
+    pub(crate) nic: u32,
+    pub(crate) bridge: u32,
+}
+
+/// A NIC and a bridge of its hardware address; `slow` forwards nothing for half a minute.
+pub(crate) fn lay(slow: bool) -> Result<Wires, Failed> {
+    let mut stage = Stage::new()?;
+    stage.add_bridge("br0")?;
+    let mac = Tap::at("nic")?.mac;
+    let text: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    super::carry::ip(&format!("link set br0 address {}", text.join(":")))?;
+    super::carry::ip(&format!("link set br0 type bridge stp_state {}", u8::from(slow)))?;
+    stage.set_up("br0", true)?;
+    let mut monitor = Socket::new(NETLINK_ROUTE)?;
+    monitor.bind_auto()?;
+    monitor.add_membership(1)?;
+    stage.programs.post_sentry(&monitor)?;
+    let (nic, bridge) = (stage.index("nic")?, stage.index("br0")?);
+    Ok(Wires { stage, _monitor: monitor, nic, bridge })
+}
+
+/// A port that joins a bridge which does not forward yet: what is for this node goes to the
+/// bridge, what the bridge sends goes out, and after its time the shunt is over.
+pub(crate) fn joined() -> Result<(), Failed> {
+    let Wires { mut stage, _monitor, nic, bridge } = lay(true)?;
+    let laid = Shunt { bearer: bridge, trigger: Trigger::Join };
+    stage.programs.set_shunt(nic, Some(laid))?;
+    let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
+    put(&wire, inside.mac, &ETHERTYPE, "early")?;
+    check(!inside.hears("early")?, "nothing is shunted while the NIC is free")?;
+
+    stage.set_master("nic", Some("br0"))?;
+    // The engine does so once it knows.
+    stage.programs.set_shunt(nic, Some(Shunt { trigger: Trigger::Cut, ..laid }))?;
+    put(&wire, inside.mac, &ETHERTYPE, "unicast in")?;
+    check(inside.hears("unicast in")?, "a frame for this node reaches the bridge")?;
+    put(&wire, BROADCAST, &ETHERTYPE, "broadcast in")?;
+    check(inside.hears("broadcast in")?, "a broadcast reaches the bridge")?;
+    put(&inside, SOMEBODY, &ETHERTYPE, "unicast out")?;
+    check(wire.hears("unicast out")?, "a frame from the bridge goes out")?;
+    put(&inside, BROADCAST, &ETHERTYPE, "broadcast out")?;
+    check(wire.hears("broadcast out")?, "a broadcast from the bridge goes out")?;
+    put(&wire, SOMEBODY, &ETHERTYPE, "for others")?;
+    check(!inside.hears("for others")?, "a frame for others is left to the bridge")?;
+    put(&wire, inside.mac, &TAGGED, "tagged in")?;
+    check(!inside.hears("tagged in")?, "a tagged frame is left to the bridge")?;
+    for counter in [Counter::ShuntsThrown, Counter::ShuntedIn, Counter::ShuntedOut] {
+        check(stage.count(counter)? > 0, format!("{} was counted", counter.name()))?;
+    }
+
+    let patience = monotonic_ns()? + u64::try_from(PATIENCE.as_nanos())?;
+    loop {
+        put(&inside, SOMEBODY, &ETHERTYPE, "late")?;
+        if !wire.hears("late")? {
+            break;
+        }
+        check(monotonic_ns()? < patience, "the shunt ends by itself")?;
+    }
+    put(&wire, inside.mac, &ETHERTYPE, "late in")?;
+    check(!inside.hears("late in")?, "in both directions")
+}
+
+/// A port that leaves: what the bridge sends goes out nevertheless, until the engine has something
+/// better; what arrives is the NIC's.
+pub(crate) fn cut() -> Result<(), Failed> {
+    let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
+    stage.set_master("nic", Some("br0"))?;
+    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Cut }))?;
+    let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
+    check(stage.count(Counter::ShuntsThrown)? == 0, "a port that stays one is not shunted")?;
+    stage.set_master("nic", None)?;
+    put(&inside, SOMEBODY, &ETHERTYPE, "unicast out")?;
+    check(wire.hears("unicast out")?, "a frame from the bridge goes out")?;
+    put(&wire, inside.mac, &ETHERTYPE, "unicast in")?;
+    check(!inside.hears("unicast in")?, "what arrives is the NIC's own")?;
+    stage.programs.set_shunt(nic, None)?;
+    put(&inside, SOMEBODY, &ETHERTYPE, "after")?;
+    check(!wire.hears("after")?, "it ends when it is taken up")
+}
+
+/// A Linux bridge says of a port that leaves first that it is disabled.
+pub(crate) fn disabled() -> Result<(), Failed> {
+    let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
+    stage.set_master("nic", Some("br0"))?;
+    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Cut }))?;
+    let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
+    super::carry::ip("link set nic type bridge_slave cost 7")?;
+    check(stage.count(Counter::ShuntsThrown)? == 0, "a port that forwards is not shunted")?;
+    super::carry::ip("link set nic type bridge_slave state 0")?;
+    check(stage.count(Counter::ShuntsThrown)? != 0, "it is thrown")?;
+    put(&inside, SOMEBODY, &ETHERTYPE, "unicast out")?;
+    check(wire.hears("unicast out")?, "a frame from the bridge goes out")?;
+    put(&wire, inside.mac, &ETHERTYPE, "unicast in")?;
+    check(inside.hears("unicast in")?, "and one for this node reaches the bridge")
+}
+
+/// A NIC that joins is shunted though vipshield's monitor is told nothing.
+pub(crate) fn joined_unannounced() -> Result<(), Failed> {
+    let Wires { mut stage, _monitor: monitor, nic, bridge } = lay(true)?;
+    drop(monitor);
+    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Join }))?;
+    let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
+    stage.set_master("nic", Some("br0"))?;
+    check(stage.count(Counter::ShuntsThrown)? == 1, "it was thrown, once")?;
+    put(&wire, inside.mac, &ETHERTYPE, "unicast in")?;
+    check(inside.hears("unicast in")?, "a frame for this node reaches the bridge")
+}
+
+/// A NIC that leaves is shunted though vipshield's monitor is told nothing.
+pub(crate) fn cut_unannounced() -> Result<(), Failed> {
+    let Wires { mut stage, _monitor: monitor, nic, bridge } = lay(false)?;
+    drop(monitor);
+    stage.set_master("nic", Some("br0"))?;
+    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Cut }))?;
+    let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
+    stage.set_master("nic", None)?;
+    check(stage.count(Counter::ShuntsThrown)? == 1, "it was thrown, once")?;
+    put(&inside, SOMEBODY, &ETHERTYPE, "unicast out")?;
+    check(wire.hears("unicast out")?, "a frame from the bridge goes out")
+}
+
+/// How many programs are on the NIC's ingress.
+pub(crate) fn attached() -> Result<usize, Failed> {
+    if let Ok((_, programs)) = SchedClassifier::query_tcx("nic", TcAttachType::Ingress) {
+        return Ok(programs.len());
+    }
+    // No tcx: before Linux 6.6.
+    let filters = super::carry::said("tc", "filter show dev nic ingress")?;
+    Ok(filters.lines().filter(|line| line.contains(" handle ")).count())
+}
+
+/// A bearer that is gone by the time: nothing of the half that was laid stays.
+pub(crate) fn half_laid() -> Result<(), Failed> {
+    let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
+    let before = super::carry::said("tc", "qdisc show dev nic")?;
+    stage.delete_link("br0")?;
+    let laid = Shunt { bearer: bridge, trigger: Trigger::Join };
+    check(stage.programs.set_shunt(nic, Some(laid)).is_err(), "there is no such bearer")?;
+    check(attached()? != 0, "half of it was laid")?;
+    stage.programs.set_shunt(nic, None)?;
+    let unused = stage.programs.unused_clsacts(true)?;
+    stage.block_on(Carrier::new(stage.handle()).release_clsact(&unused))?;
+    check(attached()? == 0, "no program is on the NIC")?;
+    check(super::carry::said("tc", "qdisc show dev nic")? == before, "nor anything that held it")
+}
+
+/// A bearer that is taken down swallows what reaches it: the shunt is over at once.
+pub(crate) fn bearer_down() -> Result<(), Failed> {
+    let Wires { mut stage, _monitor, nic, bridge } = lay(true)?;
+    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Join }))?;
+    stage.set_master("nic", Some("br0"))?;
+    let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
+    put(&wire, inside.mac, &ETHERTYPE, "in")?;
+    check(inside.hears("in")?, "it was thrown")?;
+    stage.set_up("br0", false)?;
+    let before = stage.count(Counter::ShuntedIn)?;
+    put(&wire, inside.mac, &ETHERTYPE, "down")?;
+    check(!inside.hears("down")?, "nothing reaches a bridge that is down")?;
+    check(stage.count(Counter::ShuntedIn)? == before, "and nothing is sent there")
+}

@@ -1,0 +1,218 @@
+//! `cargo xtask setup`: what the other commands need, looked for and, on Debian 12 as root,
+//! installed.
+
+mod debian;
+mod ebpf;
+pub(crate) mod kernel;
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use self::kernel::Kernel;
+use crate::{shell, toolchain, workspace};
+
+/// What a command needs beside cargo itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// Compiling, the eBPF programs included.
+    Build,
+    /// Hosts in network namespaces on the running kernel.
+    Lab,
+    /// A virtual machine with a stock kernel and Open vSwitch.
+    Vm,
+}
+
+impl Part {
+    /// Everything.
+    pub(crate) const ALL: [Self; 3] = [Self::Build, Self::Lab, Self::Vm];
+}
+
+/// A program that a Debian package brings.
+struct Program {
+    part: Part,
+    name: &'static str,
+    package: &'static str,
+    why: &'static str,
+}
+
+const PROGRAMS: [Program; 8] = [
+    Program { part: Part::Build, name: "cc", package: "gcc", why: "links what cargo builds" },
+    Program {
+        part: Part::Lab,
+        name: "keepalived",
+        package: "keepalived",
+        why: "the daemon to guard",
+    },
+    Program { part: Part::Lab, name: "ip", package: "iproute2", why: "to look into the lab" },
+    Program {
+        part: Part::Vm,
+        name: "ovs-vswitchd",
+        package: "openvswitch-switch",
+        why: "the switch that takes the NIC",
+    },
+    Program {
+        part: Part::Vm,
+        name: "qemu-system-x86_64",
+        package: "qemu-system-x86",
+        why: "runs a stock kernel",
+    },
+    Program {
+        part: Part::Vm,
+        name: "modprobe",
+        package: "kmod",
+        why: "orders the kernel's modules",
+    },
+    Program { part: Part::Vm, name: "cpio", package: "cpio", why: "packs the initial root" },
+    Program {
+        part: Part::Vm,
+        name: "busybox",
+        package: "busybox-static",
+        why: "the only program in the initial root",
+    },
+];
+
+impl Program {
+    fn is_there(&self) -> bool {
+        let Some(path) = workspace::program(self.name) else { return false };
+        // In the initial root there is no library: a busybox that wants one is of no use.
+        self.name != "busybox" || shell::output(Command::new("ldd").arg(path)).is_err()
+    }
+}
+
+/// One thing looked for.
+struct Finding {
+    /// What it is.
+    name: String,
+    /// Where it comes from on Debian; what to do elsewhere.
+    source: String,
+    /// What it is for.
+    why: &'static str,
+    there: bool,
+}
+
+/// Options of `setup`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Options {
+    /// Only report what is there and what is missing (then exit 1)
+    #[arg(long)]
+    check: bool,
+}
+
+impl Options {
+    /// The command.
+    pub(crate) fn run(&self) -> Result<()> {
+        let findings = survey(&Part::ALL);
+        for finding in &findings {
+            let state = if finding.there { "there  " } else { "missing" };
+            println!("setup: {state} {} ({})", finding.name, finding.why);
+        }
+        if findings.iter().all(|finding| finding.there) {
+            println!("setup: nothing to do");
+            return Ok(());
+        }
+        if self.check {
+            bail!("`cargo xtask setup` installs what is missing");
+        }
+        install(&Part::ALL, &findings)
+    }
+}
+
+/// Sees to it that these parts are there; says nothing if they are.
+pub(crate) fn ensure(parts: &[Part]) -> Result<()> {
+    let findings = survey(parts);
+    if findings.iter().all(|finding| finding.there) {
+        return Ok(());
+    }
+    install(parts, &findings)
+}
+
+/// Whether this set-up can install packages here.
+pub(crate) fn can_install() -> bool {
+    debian::Release::here().objection().is_none()
+}
+
+/// What is missing of this part, in a few words. `None` if it is complete.
+pub(crate) fn missing(part: Part) -> Option<String> {
+    let missing: Vec<_> = survey(&[part])
+        .into_iter()
+        .filter(|finding| !finding.there)
+        .map(|finding| finding.name)
+        .collect();
+    (!missing.is_empty()).then(|| format!("{} missing", missing.join(", ")))
+}
+
+fn survey(parts: &[Part]) -> Vec<Finding> {
+    let mut findings: Vec<_> = PROGRAMS
+        .iter()
+        .filter(|program| parts.contains(&program.part))
+        .map(|program| Finding {
+            name: program.name.to_owned(),
+            source: format!("Debian package {}", program.package),
+            why: program.why,
+            there: program.is_there(),
+        })
+        .collect();
+    if parts.contains(&Part::Build) {
+        let found = toolchain::find();
+        let name = found.as_ref().map_or_else(
+            |_| "bpf-linker and a Rust compiler with the source of core".to_owned(),
+            |compiler| format!("bpf-linker and {compiler}"),
+        );
+        findings.push(Finding {
+            name,
+            source: "rustup toolchain install nightly --component rust-src; \
+                     cargo install bpf-linker, with the LLVM that nightly has"
+                .to_owned(),
+            why: "compiles the eBPF programs",
+            there: found.is_ok(),
+        });
+    }
+    if parts.contains(&Part::Vm) {
+        let kernel = Kernel::cached(kernel::DEFAULT);
+        findings.push(Finding {
+            name: match &kernel {
+                Some(kernel) => format!("kernel {}", kernel.version),
+                None => format!("kernel {}", kernel::DEFAULT),
+            },
+            source: format!(
+                "Debian package linux-image-{}.*-amd64, unpacked below {}",
+                kernel::DEFAULT,
+                workspace::cache().unwrap_or_default().join("kernels").display()
+            ),
+            why: "boots in the virtual machine",
+            there: kernel.is_some(),
+        });
+    }
+    findings
+}
+
+/// Installs what is missing of these parts, or lists it where that cannot be done.
+fn install(parts: &[Part], findings: &[Finding]) -> Result<()> {
+    if let Some(objection) = debian::Release::here().objection() {
+        println!("setup: to install by hand:");
+        for finding in findings.iter().filter(|finding| !finding.there) {
+            println!("  {}: {} ({})", finding.name, finding.source, finding.why);
+        }
+        bail!("nothing was installed: {objection}");
+    }
+    let packages: Vec<_> = PROGRAMS
+        .iter()
+        .filter(|program| parts.contains(&program.part) && !program.is_there())
+        .map(|program| program.package)
+        .collect();
+    debian::install(&packages)?;
+    if parts.contains(&Part::Build) {
+        ebpf::install()?;
+    }
+    if parts.contains(&Part::Vm) {
+        Kernel::get(kernel::DEFAULT)?;
+    }
+    let left: Vec<_> =
+        survey(parts).into_iter().filter(|left| !left.there).map(|left| left.name).collect();
+    if !left.is_empty() {
+        bail!("installed, and yet not to be found: {}", left.join(", "));
+    }
+    println!("setup: done");
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! Counting what passed.
+
+use std::fmt;
+use std::iter::Sum;
+use std::ops::Add;
+
+/// How many checks passed, failed, and could not run here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) passed: u32,
+    pub(crate) failed: u32,
+    pub(crate) skipped: u32,
+}
+
+impl Tally {
+    pub(crate) const PASSED: Self = Self { passed: 1, failed: 0, skipped: 0 };
+    pub(crate) const FAILED: Self = Self { passed: 0, failed: 1, skipped: 0 };
+    pub(crate) const SKIPPED: Self = Self { passed: 0, failed: 0, skipped: 1 };
+
+    /// One line as `cargo test` ends each test binary with, or as `vipshield-lab test` ends with.
+    fn of_line(line: &str) -> Option<Self> {
+        let line = line.trim();
+        // "test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; ..."
+        let counts = match line.strip_prefix("test result: ") {
+            Some(result) => result.split_once(". ")?.1,
+            None => line,
+        };
+        let mut tally = Self::default();
+        let mut fields = 0;
+        for field in counts.split([',', ';']) {
+            let Some((number, what)) = field.trim().split_once(' ') else { continue };
+            let Ok(number) = number.parse() else { continue };
+            match what {
+                "passed" => tally.passed = number,
+                "failed" => tally.failed = number,
+                "ignored" | "skipped" => tally.skipped = number,
+                _ => continue,
+            }
+            fields += 1;
+        }
+        (fields == 3).then_some(tally)
+    }
+
+    /// The sum of all counts in a program's output. `None` if it has none: it did not get as far.
+    pub(crate) fn of_output(lines: &[String]) -> Option<Self> {
+        let mut tallies = lines.iter().filter_map(|line| Self::of_line(line)).peekable();
+        tallies.peek()?;
+        Some(tallies.sum())
+    }
+
+    /// The counts in a program's output, and one failure more if it failed but counts none.
+    pub(crate) fn of_run(lines: &[String], succeeded: bool) -> Self {
+        let tally = Self::of_output(lines).unwrap_or_default();
+        if !succeeded && tally.failed == 0 { tally + Self::FAILED } else { tally }
+    }
+}
+
+impl Add for Tally {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            passed: self.passed + other.passed,
+            failed: self.failed + other.failed,
+            skipped: self.skipped + other.skipped,
+        }
+    }
+}
+
+impl Sum for Tally {
+    fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
+        tallies.fold(Self::default(), Add::add)
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<String> {
+        text.lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn counts_of_several_test_binaries_add_up() {
+        let output = lines(
+            "running 2 tests\ntest a ... ok\n\
+             test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
+             test result: FAILED. 4 passed; 1 failed; 0 ignored; 0 measured; 3 filtered out; finished in 1.00s\n",
+        );
+        let expected = Tally { passed: 6, failed: 1, skipped: 1 };
+        assert_eq!(Tally::of_output(&output), Some(expected));
+        assert_eq!(Tally::of_run(&output, false), expected);
+    }
+
+    #[test]
+    fn the_lab_ends_with_its_own_count() {
+        let output = lines("bind/bridge: passed in 12 s\n3 passed, 0 failed, 2 skipped\n");
+        assert_eq!(Tally::of_output(&output), Some(Tally { passed: 3, failed: 0, skipped: 2 }));
+    }
+
+    #[test]
+    fn words_about_counts_are_no_counts() {
+        assert_eq!(Tally::of_output(&lines("2 passed\nall 3 passed, 1 failed\n")), None);
+    }
+
+    #[test]
+    fn a_failure_before_the_first_count_is_a_failure() {
+        assert_eq!(Tally::of_run(&lines("error: could not compile"), false), Tally::FAILED);
+        let passed = lines("1 passed, 0 failed, 0 skipped");
+        assert_eq!(Tally::of_run(&passed, false), Tally::PASSED + Tally::FAILED);
+    }
+
+    #[test]
+    fn a_tally_is_read_back_as_it_is_written() {
+        let tally = Tally { passed: 12, failed: 3, skipped: 4 };
+        assert_eq!(Tally::of_line(&tally.to_string()), Some(tally));
+    }
+}
