@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{self, Command};
+use std::sync::Once;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -74,46 +75,38 @@ pub(super) fn unknown<'a>(packages: &[&'a str]) -> Result<Vec<&'a str>> {
     Ok(without_candidate(&policy, packages))
 }
 
-/// Fetches apt's lists anew. That one of the machine's sources cannot be reached need not matter:
-/// what matters is whether the packages are known afterwards.
-pub(crate) fn update() {
-    println!("setup: apt-get update");
-    let mut update = Command::new("apt-get");
-    if let Err(error) = shell::run(update.args(["update", "-q", "-o", "DPkg::Lock::Timeout=300"])) {
-        println!("setup: {error}; going on with what apt knows");
-    }
+/// Fetches apt's lists anew, once in a run: those of a machine that was set up long ago name packages
+/// that the mirror no longer has, and know none of the newer ones. That one of the machine's sources
+/// cannot be reached need not matter: what matters is whether the packages are known afterwards.
+pub(crate) fn freshen() {
+    static FRESH: Once = Once::new();
+    FRESH.call_once(|| {
+        println!("setup: apt-get update");
+        let mut update = Command::new("apt-get");
+        let update = update.args(["update", "-q", "-o", "DPkg::Lock::Timeout=300"]);
+        if let Err(error) = shell::run(update) {
+            println!("setup: {error}; going on with what apt knows");
+        }
+    });
 }
 
-/// Installs packages; none of them is started, now or at the next boot.
+/// Installs packages, or their newest versions; none of them is started, now or at the next boot.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    let mut updated = false;
-    if !unknown(packages)?.is_empty() {
-        update();
-        updated = true;
-        let unknown = unknown(packages)?;
-        if !unknown.is_empty() {
-            bail!(
-                "apt knows no package {}: can its sources be reached, and are bookworm, \
-                 bookworm-updates and bookworm-security among them?",
-                unknown.join(", ")
-            );
-        }
+    freshen();
+    let unknown = unknown(packages)?;
+    if !unknown.is_empty() {
+        bail!(
+            "apt knows no package {}: can its sources be reached, and are bookworm, \
+             bookworm-updates and bookworm-security among them?",
+            unknown.join(", ")
+        );
     }
     println!("setup: apt-get install {}", packages.join(" "));
-    let install =
-        || shell::run(Command::new("sh").args(["-c", INSTALL, "install.sh"]).args(packages));
-    match install() {
-        // Lists that are out of date name packages that the mirror no longer has.
-        Err(_) if !updated => {
-            update();
-            install()
-        }
-        result => result,
-    }
-    .context("apt-get could not install what is missing; above is what it says of it")
+    shell::run(Command::new("sh").args(["-c", INSTALL, "install.sh"]).args(packages))
+        .context("apt-get could not install what is missing; above is what it says of it")
 }
 
 /// Downloads a package without installing it and unpacks it to `root`, wholly or not at all.
@@ -136,14 +129,9 @@ pub(crate) fn unpack(package: &str, root: &Path) -> Result<()> {
 
 /// Downloads a package into the directory.
 fn download(package: &str, directory: &Path) -> Result<PathBuf> {
-    let get = || {
-        let mut get = Command::new("apt-get");
-        shell::output(get.args(["download", "-q", package]).current_dir(directory))
-    };
-    if get().is_err() {
-        update();
-        get().with_context(|| format!("{package} could not be downloaded (network?)"))?;
-    }
+    let mut get = Command::new("apt-get");
+    shell::output(get.args(["download", "-q", package]).current_dir(directory))
+        .with_context(|| format!("{package} could not be downloaded (network?)"))?;
     fs::read_dir(directory)?
         .filter_map(Result::ok)
         .map(|entry| entry.path())

@@ -1,8 +1,9 @@
 //! The compiler and the linker of the eBPF programs.
 
+use std::ops::RangeInclusive;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use super::debian;
 use crate::toolchain::{self, Compiler};
@@ -10,6 +11,9 @@ use crate::{shell, workspace};
 
 /// The version of bpf-linker that fits the `aya` crates in the workspace's `Cargo.toml`.
 const LINKER_VERSION: &str = "0.13.0";
+
+/// The major versions of LLVM that this bpf-linker can be built with.
+const LINKER_LLVM: RangeInclusive<u32> = 21..=23;
 
 /// Debian's compiler, its cargo, the library's source, and clippy.
 const COMPILER_PACKAGES: [&str; 4] = ["rustc-web", "cargo-web", "rust-web-src", "rust-web-clippy"];
@@ -25,10 +29,13 @@ pub(crate) fn install() -> Result<()> {
     linker(&compiler)
 }
 
-/// A compiler for whose LLVM Debian has the libraries that the linker is built with.
+/// A compiler whose bitcode a bpf-linker can read that is built with libraries of Debian's. An older
+/// one of Debian's own is replaced by the newest.
 fn compiler() -> Result<Compiler> {
+    debian::freshen();
     let usable = |compiler: &Compiler| -> Result<bool> {
-        Ok(debian::unknown(&[&llvm_package(compiler)])?.is_empty())
+        Ok(LINKER_LLVM.contains(&compiler.llvm)
+            && debian::unknown(&[&llvm_package(compiler)])?.is_empty())
     };
     if let Ok(compiler) = toolchain::compiler(None)
         && usable(&compiler)?
@@ -42,7 +49,15 @@ fn compiler() -> Result<Compiler> {
         println!("setup: rustup toolchain link {name} /usr");
         shell::run(Command::new("rustup").args(["toolchain", "link", name, "/usr"]))?;
     }
-    toolchain::probe(name).context("Debian's Rust compiler does not work")
+    let compiler = toolchain::probe(name).context("Debian's Rust compiler does not work")?;
+    ensure!(
+        usable(&compiler)?,
+        "{compiler}: bpf-linker {LINKER_VERSION} needs LLVM {} to {}, and apt the package {}",
+        LINKER_LLVM.start(),
+        LINKER_LLVM.end(),
+        llvm_package(&compiler)
+    );
+    Ok(compiler)
 }
 
 fn linker(compiler: &Compiler) -> Result<()> {

@@ -73,13 +73,8 @@ fn directory() -> Result<PathBuf> {
 
 /// The newest package apt has for what is wanted.
 fn resolve(wanted: &str) -> Result<String> {
-    let find = || anyhow::Ok(newest(debian::search("^linux-image-.*amd64$")?, wanted));
-    let mut found = find()?;
-    if found.is_none() {
-        debian::update();
-        found = find()?;
-    }
-    found
+    debian::freshen();
+    newest(debian::search("^linux-image-.*amd64$")?, wanted)
         .with_context(|| format!("apt knows no stock kernel {wanted}: can its sources be reached?"))
 }
 
