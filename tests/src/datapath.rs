@@ -161,6 +161,15 @@ impl Ovs {
         switch.stop(Duration::from_secs(10)).await.map(drop)
     }
 
+    /// Kill `ovs-vswitchd`. The kernel's datapath stays, with the flows that it has.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill_switch(&mut self) -> Result<()> {
+        let switch = self.switch.take().context("ovs-vswitchd does not run")?;
+        switch.kill().await
+    }
+
     fn control(&self) -> PathBuf {
         self.dir.join("vswitchd.ctl")
     }

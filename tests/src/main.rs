@@ -15,6 +15,7 @@ use vipshield_lab::process;
 use vipshield_lab::report;
 use vipshield_lab::scenarios::{self, Outcome, Scenario};
 use vipshield_lab::sequence::Sequence;
+use vipshield_lab::witness::stall::StallWitness;
 
 /// Prove vipshield: real keepalived on hosts in network namespaces, Kube-OVN's
 /// sequences replayed step by step.
@@ -249,7 +250,8 @@ async fn run_test(test: Test) -> Result<ExitCode> {
         runs: test.common.runs,
         logs: test.common.logs,
     };
-    let one = |scenario| one_scenario(scenario, context.clone());
+    let stalls = StallWitness::start()?;
+    let one = |scenario| one_scenario(scenario, context.clone(), &stalls);
     let one_by_one = stream::iter(alone).then(one);
     // In whatever order they end: some take a hundred times as long as others.
     let at_once = stream::iter(together).map(one).buffer_unordered(test.common.jobs.max(1));
@@ -283,15 +285,33 @@ struct Measured<'a> {
     run: &'a RunResult,
 }
 
-async fn one_scenario(scenario: Scenario, context: scenarios::Context) -> Outcome {
+/// Runs a scenario. One that failed while the machine stood still shows nothing, and is run once
+/// more.
+async fn one_scenario(
+    scenario: Scenario,
+    context: scenarios::Context,
+    stalls: &StallWitness,
+) -> Outcome {
     let datapath = context.datapath;
     let began = clock::now();
     let (result, reason, runs) = match scenario.hindrance(&context) {
         Some(why) => ("skipped", Some(why), Vec::new()),
-        None => match scenario.run(context).await {
-            Ok(runs) => ("ok", None, runs),
-            Err(error) => ("FAILED", Some(format!("{error:#}")), Vec::new()),
-        },
+        None => {
+            let mut outcome = scenario.run(context.clone()).await;
+            if let Err(error) = &outcome
+                && let Some(pause) = stalls.longest_since(began)
+            {
+                println!(
+                    "again {} (the machine stood still for {pause:?}; {error:#})",
+                    scenario.name
+                );
+                outcome = scenario.run(context).await;
+            }
+            match outcome {
+                Ok(runs) => ("ok", None, runs),
+                Err(error) => ("FAILED", Some(format!("{error:#}")), Vec::new()),
+            }
+        }
     };
     let seconds = clock::now().saturating_duration_since(began).as_secs_f64();
     Outcome { name: scenario.name, datapath, result, reason, seconds, runs }

@@ -151,13 +151,17 @@ pub struct RunResult {
     pub notes: Vec<String>,
 }
 
-/// Start keepalived on all nodes and wait until the first has `role`, the
-/// other nodes theirs, and the owner really has the VIP.
+/// Start keepalived on all nodes, the owner's first: had they to elect one, a waiting node that is
+/// early could be owner for a moment after all seems settled. Wait until the first has `role` and the
+/// other nodes theirs.
 ///
 /// # Errors
 /// When they do not get there within 15 s (stretched).
 pub async fn elect(lab: &mut Lab, role: Role) -> Result<()> {
-    for number in 0..lab.nodes.len() {
+    let owner = usize::from(role == Role::Backup);
+    lab.start_keepalived(owner)?;
+    has_role(lab, owner, Role::Master).await?;
+    for number in (0..lab.nodes.len()).filter(|number| *number != owner) {
         lab.start_keepalived(number)?;
     }
     settled(lab, role).await
@@ -168,16 +172,19 @@ pub async fn elect(lab: &mut Lab, role: Role) -> Result<()> {
 /// # Errors
 /// When they do not within 15 s (stretched).
 pub async fn settled(lab: &Lab, role: Role) -> Result<()> {
-    let limit = Duration::from_secs(15);
-    for (number, wanted) in [(0, role), (1, role.other())] {
-        let node = lab.node(number)?;
-        let keepalived = node.keepalived.as_ref().context("keepalived does not run")?;
-        for instance in &lab.config.instances {
-            keepalived
-                .wait_for(&instance.name, wanted.state(), limit)
-                .await
-                .with_context(|| format!("{} is not {}", node.config.name, wanted.state()))?;
-        }
+    has_role(lab, 0, role).await?;
+    has_role(lab, 1, role.other()).await
+}
+
+/// Wait until all instances of a node are in this role.
+async fn has_role(lab: &Lab, number: usize, role: Role) -> Result<()> {
+    let node = lab.node(number)?;
+    let keepalived = node.keepalived.as_ref().context("keepalived does not run")?;
+    for instance in &lab.config.instances {
+        keepalived
+            .wait_for(&instance.name, role.state(), Duration::from_secs(15))
+            .await
+            .with_context(|| format!("{} is not {role}", node.config.name))?;
     }
     Ok(())
 }

@@ -44,6 +44,16 @@ pub fn be_punctual() {
     }
 }
 
+/// Let the calling thread wait for its turn as the programs under test do.
+pub fn be_ordinary() {
+    let param = nix::libc::sched_param { sched_priority: 0 };
+    // SAFETY: the pointer is to a local that outlives the call.
+    unsafe { nix::libc::sched_setscheduler(0, nix::libc::SCHED_OTHER, &raw const param) };
+    if let Err(error) = set_nice(0) {
+        log::info!("a witness keeps its precedence: {error}");
+    }
+}
+
 /// Become the parent of every process whose own parent, started by this
 /// process, dies (prctl(2), `PR_SET_CHILD_SUBREAPER`): so that a daemon's
 /// children are reaped where nobody else does it.

@@ -39,6 +39,9 @@ pub(crate) struct Options {
     /// Only these rings [default: all]
     #[arg(long, value_enum, value_name = "RING", num_args = 1..)]
     ring: Vec<Ring>,
+    /// Also the lab's scenarios that try every step of a sequence; they take a quarter of an hour
+    #[arg(long)]
+    every_step: bool,
 }
 
 impl Options {
@@ -63,7 +66,7 @@ impl Options {
         let mut rows = vec![("setup", tally, took)];
         for ring in rings {
             println!("\ntest: ring {}", ring.name());
-            let (result, took) = clock::timed(|| ring.run());
+            let (result, took) = clock::timed(|| ring.run(self.every_step));
             let tally = result.unwrap_or_else(|error| {
                 println!("test: ring {}: {error:#}", ring.name());
                 Tally::FAILED
@@ -104,7 +107,7 @@ impl Ring {
         self.parts().iter().find_map(|part| setup::missing(*part))
     }
 
-    fn run(self) -> Result<Tally> {
+    fn run(self, every_step: bool) -> Result<Tally> {
         if let Some(why) = self.hindrance() {
             println!("test: ring {}: skipped: {why}", self.name());
             return Ok(Tally::SKIPPED);
@@ -116,7 +119,7 @@ impl Ring {
                 let test = ["test", "--package", build::VIPSHIELD, "--test", EBPF_TEST];
                 cargo_test(workspace::cargo()?.args(test))
             }
-            Self::Lab => lab(),
+            Self::Lab => lab(every_step),
             Self::Vm => vm(),
         }
     }
@@ -160,10 +163,14 @@ fn cargo_test(cargo: &mut Command) -> Result<Tally> {
     Ok(Tally::of_run(&run.lines, run.status.success()))
 }
 
-fn lab() -> Result<Tally> {
+fn lab(every_step: bool) -> Result<Tally> {
     build::release()?;
     let mut lab = Command::new(workspace::release(build::LAB)?);
-    lab.args(["test", "--datapath", "bridge", "--every-step", "--jobs", JOBS, "--vipshield"])
+    lab.args(["test", "--datapath", "bridge", "--jobs", JOBS]);
+    if every_step {
+        lab.arg("--every-step");
+    }
+    lab.arg("--vipshield")
         .arg(workspace::release(build::VIPSHIELD)?)
         .arg("--json")
         .arg(workspace::target()?.join("lab.json"));

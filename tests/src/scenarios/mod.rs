@@ -144,6 +144,7 @@ const CORE: &[&str] = &[
     "node-vlan",
     "keepalived-unicast",
     "switch-cleared",
+    "switch-killed",
 ];
 
 /// Whether a scenario is one of those.

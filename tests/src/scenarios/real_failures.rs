@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail, ensure};
 
 use super::failures::{SLACK, told};
-use super::scene::{Beginning, MOMENT, failover, gone, one_owner, phase, served_by, staged};
+use super::scene::{Beginning, MOMENT, failover, gone, one_owner, phase, served_by, staged, still};
 use super::{Context, Scenario};
 use crate::clock;
 use crate::config::DatapathKind;
@@ -55,6 +55,13 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     );
     cleared.only = Some(DatapathKind::Ovs);
     all.push(cleared);
+    let mut killed = scenario(
+        "switch-killed",
+        "ovs-vswitchd is killed while the NIC is a port, and started again: the owner stays",
+        async |lab| switch_killed(lab).await,
+    );
+    killed.only = Some(DatapathKind::Ovs);
+    all.push(killed);
     all.push(scenario(
         "nic-removed-free",
         "the NIC is removed: node2 takes over; put back, node1 owns the VIP again",
@@ -214,6 +221,30 @@ async fn bridge_lost(lab: &mut Lab, how: Loss) -> Result<()> {
     served_by(lab, &witnesses, 0, failover(lab)).await?;
     phase(lab, 0, "free", SLACK).await?;
     one_owner(lab, &witnesses, began, clock::patience(2 * MOMENT))
+}
+
+/// The kernel goes on with the flows that it has, those of adverts among them; new ones get nowhere
+/// until the switch runs again, with vipshield or without. keepalived has nothing to be told.
+async fn switch_killed(lab: &mut Lab) -> Result<()> {
+    let witnesses = Witnesses::start(lab).await?;
+    let began = clock::now();
+    Sequence::Bind.run(lab, &mut Undisturbed).await.outcome?;
+    phase(lab, 0, "bridged", SLACK).await?;
+    // By then the kernel has the flow of the adverts.
+    clock::pass(failover(lab)).await;
+
+    switch(lab)?.kill_switch().await?;
+    clock::pass(2 * failover(lab)).await;
+    still(lab, began)?;
+    one_owner(lab, &witnesses, began, clock::patience(MOMENT))?;
+
+    switch(lab)?.start_switch().await?;
+    served_by(lab, &witnesses, 0, failover(lab)).await?;
+    Sequence::Unbind.run(lab, &mut Undisturbed).await.outcome?;
+    phase(lab, 0, "free", SLACK).await?;
+    clock::pass(failover(lab)).await;
+    still(lab, began)?;
+    one_owner(lab, &witnesses, began, clock::patience(MOMENT))
 }
 
 fn switch(lab: &mut Lab) -> Result<&mut Ovs> {

@@ -6,6 +6,7 @@ pub mod arp;
 pub mod monitor;
 mod nd;
 pub mod probe;
+pub mod stall;
 pub mod tcp;
 pub mod timeline;
 
