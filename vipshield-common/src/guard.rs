@@ -14,6 +14,9 @@ pub const RESYNC_SEQUENCE: u32 = 0x7673_5253;
 /// loader's death.
 pub const HEARTBEAT_LIFETIME_NS: u64 = 1_500_000_000;
 
+/// A loader whose loop has not come back for so long counts as dead, in nanoseconds: the same invariant.
+pub const STALL_NS: u64 = 1_900_000_000;
+
 /// What is withheld from the daemons about one NIC: bits of [`NicPolicy::withhold`].
 pub mod withhold {
     /// `RTM_DELADDR` of an address on the NIC that the daemon did not ask for itself.

@@ -38,7 +38,12 @@ pub struct Run {
     #[arg(long = "interface", value_name = "NAME", value_parser = interface_name)]
     pub interfaces: Vec<String>,
     /// Guard daemons with this executable name; may be given several times
-    #[arg(long = "daemon", value_name = "NAME", default_value = "keepalived")]
+    #[arg(
+        long = "daemon",
+        value_name = "NAME",
+        default_value = "keepalived",
+        value_parser = executable_name
+    )]
     pub daemons: Vec<String>,
     /// Withhold something untrue for at most this many milliseconds. What is learned from the
     /// adverts on the wire makes it shorter: 1.9 times the shortest interval of the virtual routers
@@ -57,7 +62,12 @@ pub struct Run {
 #[derive(Args, Clone, Debug)]
 pub struct Cleanup {
     /// Daemons with this executable name; may be given several times
-    #[arg(long = "daemon", value_name = "NAME", default_value = "keepalived")]
+    #[arg(
+        long = "daemon",
+        value_name = "NAME",
+        default_value = "keepalived",
+        value_parser = executable_name
+    )]
     pub daemons: Vec<String>,
 }
 
@@ -119,6 +129,14 @@ fn interface_name(name: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
+/// The last part of a path: what the kernel tells of an executable in any container.
+fn executable_name(name: &str) -> Result<String, String> {
+    if name.is_empty() || name.contains('/') {
+        return Err("an executable's name without its directories, such as keepalived".to_owned());
+    }
+    Ok(name.to_owned())
+}
+
 fn milliseconds(text: &str) -> Result<Duration, String> {
     match text.parse() {
         Ok(number @ 50..=60_000) => Ok(Duration::from_millis(number)),
@@ -144,6 +162,14 @@ mod tests {
             assert!(interface_name(name).is_err(), "{name:?}");
         }
         assert!(interface_name("br-provider").is_ok());
+    }
+
+    #[test]
+    fn an_executable_has_a_name_and_no_directory() {
+        assert!(executable_name("keepalived").is_ok());
+        for name in ["", "/usr/sbin/keepalived", "./keepalived"] {
+            assert!(executable_name(name).is_err(), "{name:?}");
+        }
     }
 
     #[test]

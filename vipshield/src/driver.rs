@@ -11,15 +11,15 @@ use thiserror::Error;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::oneshot,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
+    time::{Instant, MissedTickBehavior, error::Elapsed, interval, sleep_until, timeout},
 };
 use vipshield_common::{guard::GuardedSocket, tasks::TaskChange};
 
 use crate::{
-    bpf::{self, BpfError, Programs},
+    bpf::{self, BpfError, Programs, Pulse},
     causes::causes,
     daemons::{self, BorrowError, ScanError, Scanner, SocketError},
-    engine::{Action, Config, Engine, Event, Notice, SocketId, VrrpSocket, Weight},
+    engine::{Action, Config, Daemon, Engine, Event, Filter, Notice, SocketId, VrrpSocket, Weight},
     metrics::Scrapes,
     net::{
         AnnounceError, Announcer, Carrier, CarryError, ClsactError, GroupError, Groups, Monitor,
@@ -29,8 +29,12 @@ use crate::{
     watch::watch,
 };
 
-/// How often the heartbeat is renewed; several times within its lifetime.
+/// How often what is carried is renewed, several times within its lifetime; and how often the loop
+/// comes back at the least.
 const BEAT: Duration = Duration::from_millis(250);
+/// How long the kernel may take to answer a request. It answers within the system call; an answer that
+/// is longer under way is lost, and the request may be repeated.
+const ANSWER: Duration = Duration::from_secs(5);
 /// How often daemons are looked for when nothing else says so: a socket that a daemon opened anew
 /// is found by this.
 const SCAN: Duration = Duration::from_secs(1);
@@ -62,6 +66,9 @@ pub enum DriverError {
     /// Waiting for signals.
     #[error("waiting for signals: {0}")]
     Signal(#[source] io::Error),
+    /// The guard would withhold nothing.
+    #[error("the heartbeat could not be renewed")]
+    Heartbeat,
     /// The clock.
     #[error("CLOCK_MONOTONIC: {0}")]
     Clock(#[source] nix::Error),
@@ -88,6 +95,8 @@ enum ActionError {
     Vip(#[from] VipError),
     #[error(transparent)]
     Announce(#[from] AnnounceError),
+    #[error("the kernel has not answered for {} s", ANSWER.as_secs())]
+    Unanswered(#[from] Elapsed),
 }
 
 /// Everything the driver works with.
@@ -119,6 +128,8 @@ pub struct Parts {
 /// See the [module](self).
 pub struct Driver {
     parts: Parts,
+    /// The guard's heartbeat.
+    pulse: Pulse,
     engine: Engine,
     started: Duration,
     /// What was told lately, with when.
@@ -143,11 +154,12 @@ enum Wake {
 
 impl Driver {
     /// Guards until SIGTERM or SIGINT.
-    pub async fn run(parts: Parts) -> Result<(), DriverError> {
+    pub async fn run(mut parts: Parts) -> Result<(), DriverError> {
         let mut terminate = signal(SignalKind::terminate()).map_err(DriverError::Signal)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(DriverError::Signal)?;
         let mut driver = Self {
             engine: Engine::new(parts.config.clone()),
+            pulse: parts.programs.keep_heartbeat(monotonic_ns)?,
             parts,
             started: monotonic()?,
             recent: VecDeque::with_capacity(RECENT),
@@ -159,10 +171,11 @@ impl Driver {
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !driver.finished {
             let wake = driver.wait(&mut beat, &mut terminate, &mut interrupt).await?;
+            driver.pulse.alive();
             driver.serve(wake).await?;
         }
-        let Parts { programs, carrier, .. } = &mut driver.parts;
-        programs.still()?;
+        let Self { parts: Parts { mut programs, carrier, .. }, pulse, .. } = driver;
+        drop(pulse);
         let unused = programs.unused_clsacts(true)?;
         if let Err(error) = carrier.release_clsact(&unused).await {
             warn!("{error}");
@@ -172,10 +185,12 @@ impl Driver {
 
     /// Alive before anything is guarded, and everything seen before anything is decided.
     async fn begin(&mut self) -> Result<(), DriverError> {
-        self.beat()?;
         let snapshot = self.parts.monitor.snapshot().await?;
+        let daemons = self.look()?;
+        let names = self.parts.programs.inherited_names(&cookies(&daemons));
+        self.feed(Event::Inherited { names }).await?;
         self.feed(snapshot).await?;
-        self.scan().await?;
+        self.feed(Event::Daemons { daemons }).await?;
         match self.parts.vips.moved().await {
             Ok(moved) => {
                 let addresses = moved.into_iter().map(|(_, address)| address).collect();
@@ -253,7 +268,9 @@ impl Driver {
                 self.feed(snapshot).await?;
             }
             Wake::Beat => {
-                self.beat()?;
+                if !self.pulse.is_kept() {
+                    return Err(DriverError::Heartbeat);
+                }
                 self.renew().await;
             }
             Wake::Tick => self.feed(Event::Tick).await?,
@@ -288,11 +305,6 @@ impl Driver {
         Ok(())
     }
 
-    fn beat(&mut self) -> Result<(), DriverError> {
-        let now = monotonic()?;
-        Ok(self.parts.programs.beat(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))?)
-    }
-
     /// What is carried ends by itself soon after vipshield does.
     async fn renew(&self) {
         for (ifindex, plan) in self.engine.carried() {
@@ -323,6 +335,12 @@ impl Driver {
     }
 
     async fn scan(&mut self) -> Result<(), DriverError> {
+        let daemons = self.look()?;
+        self.feed(Event::Daemons { daemons }).await
+    }
+
+    /// Looks for daemons, and says when to look next.
+    fn look(&mut self) -> Result<Vec<Daemon>, DriverError> {
         let now = clock();
         self.scans.retain(|at| *at > now);
         if self.scans.is_empty() {
@@ -335,7 +353,7 @@ impl Driver {
         for cookie in gone {
             self.parts.programs.forget_socket(cookie)?;
         }
-        self.feed(Event::Daemons { daemons }).await
+        Ok(daemons)
     }
 
     /// Hands an event to the engine and carries out what follows, and what follows from that.
@@ -344,13 +362,14 @@ impl Driver {
         while let Some(event) = events.pop_front() {
             debug!("{event:?}");
             self.engine.handle(event, monotonic()?);
+            self.pulse.alive();
             while let Some(action) = self.engine.poll_action() {
                 match action {
                     Action::Tell { notice } => self.tell(notice)?,
                     Action::Finish => self.finished = true,
                     action => {
-                        let result = self.carry_out(&action).await;
-                        events.push_back(match result {
+                        let done = timeout(ANSWER, self.carry_out(&action)).await;
+                        events.push_back(match done.map_err(Into::into).flatten() {
                             Ok(()) => Event::Succeeded { action },
                             Err(error) => Event::Failed { action, error: causes(&error) },
                         });
@@ -510,6 +529,14 @@ fn guard(
     Ok(())
 }
 
+/// The cookies of the sockets that carry the guard of a vipshield that is gone.
+fn cookies(daemons: &[Daemon]) -> Vec<u64> {
+    let monitors = daemons.iter().flat_map(|daemon| &daemon.monitors);
+    let stale = monitors.filter(|monitor| monitor.filter == Filter::Stale);
+    // One that was closed in this moment tells nothing.
+    stale.filter_map(|monitor| daemons::cookie(daemons::borrow(monitor.id).ok()?).ok()).collect()
+}
+
 async fn next_scrape(scrapes: &mut Option<Scrapes>) -> Option<oneshot::Sender<Status>> {
     match scrapes {
         Some(scrapes) => scrapes.recv().await,
@@ -527,6 +554,11 @@ async fn at(instant: Option<Instant>) {
 /// `CLOCK_MONOTONIC`: the clock of `bpf_ktime_get_ns` too.
 fn monotonic() -> Result<Duration, DriverError> {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).map_err(DriverError::Clock)
+}
+
+/// The same in nanoseconds; a clock that cannot be read stands still, and the heartbeat with it.
+fn monotonic_ns() -> u64 {
+    monotonic().map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }
 
 #[expect(clippy::disallowed_methods, reason = "the driver is the one reader of the clock")]

@@ -87,7 +87,7 @@ fn ip(family: u8, address: [u8; 16]) -> Option<IpAddr> {
     }
 }
 
-fn interface_name(name: &IfName) -> String {
+pub(super) fn interface_name(name: &IfName) -> String {
     String::from_utf8_lossy(name).trim_end_matches('\0').to_owned()
 }
 

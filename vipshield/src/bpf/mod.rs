@@ -1,7 +1,7 @@
 //! The eBPF programs: loading them, and the maps through which they are told and tell.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, Ipv6Addr},
     os::fd::AsFd,
@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, RawTracePoint, SocketFilter, loaded_programs},
 };
 use log::warn;
@@ -18,17 +18,18 @@ use tokio::io::unix::AsyncFd;
 use vipshield_common::{
     constants,
     counters::Counter,
-    guard::{
-        AddressKey, GuardReport, GuardedSocket, HEARTBEAT_LIFETIME_NS, IFNAMSIZ, IfName, NicPolicy,
-    },
+    guard::{AddressKey, GuardReport, GuardedSocket, IFNAMSIZ, IfName, NicPolicy},
     intent::IntentReport,
     maps, programs,
     tasks::{TASK_COMM_LEN, TaskEvent, names},
     watch::FrameReport,
 };
 
-pub use self::classifiers::sweep_classifiers;
-use self::{classifiers::Classifiers, sentry::PortSentries, shunt::Shunts, watch::Watches};
+use self::{
+    classifiers::Classifiers, heartbeat::Heartbeat, sentry::PortSentries, shunt::Shunts,
+    watch::Watches,
+};
+pub use self::{classifiers::sweep_classifiers, heartbeat::Pulse};
 use crate::{
     engine::{Answers, Event, Heard, Shunt, Withheld},
     net::OWN,
@@ -38,6 +39,8 @@ use crate::{
 mod btf;
 mod classifiers;
 mod decode;
+mod heartbeat;
+mod inherit;
 mod sentry;
 mod shunt;
 mod watch;
@@ -81,6 +84,9 @@ pub enum BpfError {
     /// A ring buffer's descriptor could not be watched.
     #[error("watching an eBPF ring buffer: {0}")]
     Watch(#[source] io::Error),
+    /// The heartbeat's thread.
+    #[error("a thread for the heartbeat: {0}")]
+    Thread(#[source] io::Error),
     /// An interface that is not there.
     #[error("interface {ifindex}")]
     Interface {
@@ -104,7 +110,8 @@ pub struct Programs {
     ebpf: Ebpf,
     /// Ids of the socket filters.
     filters: Vec<u32>,
-    heartbeat: Array<MapData, u64>,
+    /// None once it is [kept](Self::keep_heartbeat).
+    heartbeat: Option<Heartbeat>,
     nics: HashMap<MapData, u32, NicPolicy>,
     names: HashMap<MapData, IfName, u32>,
     link_held: HashMap<MapData, u32, u32>,
@@ -165,7 +172,7 @@ impl Programs {
         let watches = Watches::load(&mut ebpf)?;
 
         Ok(Self {
-            heartbeat: take(&mut ebpf, maps::HEARTBEAT)?,
+            heartbeat: Some(Heartbeat::new(take(&mut ebpf, maps::HEARTBEAT)?)),
             nics: take(&mut ebpf, maps::NICS)?,
             names: take(&mut ebpf, maps::NAMES)?,
             link_held: take(&mut ebpf, maps::LINK_HELD)?,
@@ -193,10 +200,21 @@ impl Programs {
 
     /// Lets the guard withhold for another [`HEARTBEAT_LIFETIME_NS`] after `now_ns`
     /// (`CLOCK_MONOTONIC`).
+    ///
+    /// [`HEARTBEAT_LIFETIME_NS`]: vipshield_common::guard::HEARTBEAT_LIFETIME_NS
     pub fn beat(&mut self, now_ns: u64) -> Result<(), BpfError> {
-        self.heartbeat
-            .set(0, now_ns.saturating_add(HEARTBEAT_LIFETIME_NS), 0)
-            .map_err(|source| BpfError::Map { map: maps::HEARTBEAT, source })
+        self.heartbeat.as_mut().ok_or(BpfError::Missing(maps::HEARTBEAT))?.beat(now_ns)
+    }
+
+    /// Makes every guard pass everything from now on.
+    pub fn still(&mut self) -> Result<(), BpfError> {
+        self.heartbeat.as_mut().ok_or(BpfError::Missing(maps::HEARTBEAT))?.still()
+    }
+
+    /// Has a thread keep the heartbeat from now on, by the clock `now_ns` (`CLOCK_MONOTONIC`).
+    pub fn keep_heartbeat(&mut self, now_ns: fn() -> u64) -> Result<Pulse, BpfError> {
+        let heartbeat = self.heartbeat.take().ok_or(BpfError::Missing(maps::HEARTBEAT))?;
+        heartbeat.keep(now_ns).map_err(BpfError::Thread)
     }
 
     /// Lets the guard pass that this IPv6 address left a NIC, or no longer: of IPv4 it knows by the
@@ -209,11 +227,6 @@ impl Programs {
         } else {
             absent_is_fine(maps::REPLAYED, self.replayed.remove(&key))
         }
-    }
-
-    /// Makes every guard pass everything from now on.
-    pub fn still(&mut self) -> Result<(), BpfError> {
-        self.heartbeat.set(0, 0, 0).map_err(|source| BpfError::Map { map: maps::HEARTBEAT, source })
     }
 
     /// Withholds exactly `withhold` about the NIC that the daemons know as `name`.
@@ -343,6 +356,13 @@ impl Programs {
                 Ok((*counter, per_cpu.iter().sum()))
             })
             .collect()
+    }
+
+    /// The names under which daemons know their NICs, by interface index, as far as the guard of a
+    /// vipshield tells that died and left it on sockets with these cookies.
+    #[must_use]
+    pub fn inherited_names(&self, cookies: &[u64]) -> BTreeMap<u32, String> {
+        inherit::names(&self.filters, cookies)
     }
 
     /// Whether a guard of another vipshield is loaded: one that died and left it on a socket.

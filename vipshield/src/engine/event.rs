@@ -1,6 +1,6 @@
 //! What the engine is told.
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,12 @@ pub enum Event {
         address: Address,
         /// Netlink port of whoever asked for it; 0 is the kernel.
         requester: u32,
+    },
+    /// The NICs of a vipshield that is gone, and the names under which its daemons know them. Told
+    /// once, before the first snapshot.
+    Inherited {
+        /// By interface index.
+        names: BTreeMap<u32, String>,
     },
     /// Frames passed guarded NICs or their bearers.
     Heard {

@@ -1,7 +1,7 @@
-//! Finding the NICs to guard, by name, by where VRRP sockets are, or by what a vipshield that died
-//! has left.
+//! Finding the NICs to guard: by what a vipshield that is gone has left, by name, or by where VRRP
+//! sockets are.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use super::{
     Engine,
@@ -10,7 +10,7 @@ use super::{
     nic::Nic,
     notice::Weight,
     tell,
-    world::{Filter, Link},
+    world::{Daemon, Filter, Link},
 };
 
 impl Engine {
@@ -31,40 +31,12 @@ impl Engine {
                 self.want(Action::Shunt { ifindex, shunt: None });
             }
         }
-        let wanted: Vec<(u32, String)> = if self.config.interfaces.is_empty() {
-            self.world
-                .daemons
-                .values()
-                .flat_map(|daemon| &daemon.vrrp)
-                .filter_map(|socket| {
-                    let bound = self.world.links.get(&socket.bound?);
-                    bound.or_else(|| self.world.links.get(&socket.home?))
-                })
-                .filter(|link| !self.nics.values().any(|nic| nic.bearers.contains(&link.ifindex)))
-                .filter_map(|link| self.nic_behind(link).map(|nic| (nic.ifindex, nic.name.clone())))
-                .collect()
-        } else {
-            self.config
-                .interfaces
-                .iter()
-                .filter(|name| !self.nics.values().any(|nic| nic.name == **name))
-                .filter_map(|name| {
-                    let nic = self.nic_behind(self.world.link_named(name)?)?;
-                    Some((nic.ifindex, name.clone()))
-                })
-                .collect()
-        };
-        for (ifindex, name) in wanted {
-            if self.nics.contains_key(&ifindex) {
-                continue;
-            }
-            if let Some(link) = self.world.links.get(&ifindex) {
-                let text = format!("guarded from now on (interface {ifindex})");
-                tell(&mut self.actions, Weight::Info, Some(&name), text);
-                self.nics.insert(ifindex, Nic::new(link, name, now));
-            }
+        for (ifindex, name) in self.left_behind() {
+            self.begin_to_guard(ifindex, name, now);
         }
-        self.find_renamed(now);
+        for (ifindex, name) in self.asked_for() {
+            self.begin_to_guard(ifindex, name, now);
+        }
         for name in self.missing() {
             self.mention(
                 None,
@@ -73,40 +45,72 @@ impl Engine {
         }
     }
 
-    /// A vipshield that died while names were exchanged has left its guard on a daemon that knows
-    /// the NIC by its name of before: the NIC is where that daemon's VRRP sockets are. Without the
-    /// guard a name that is missing may be anything, a slip of the operator's included.
-    fn find_renamed(&mut self, now: Duration) {
-        let missing = self.missing();
-        let [name] = missing.as_slice() else { return };
-        let bound: BTreeSet<u32> = self
-            .world
-            .daemons
-            .values()
-            .filter(|daemon| daemon.monitors.iter().any(|m| m.filter == Filter::Stale))
-            .flat_map(|daemon| &daemon.vrrp)
-            .filter_map(|socket| socket.bound)
-            .filter(|ifindex| !self.nics.values().any(|nic| nic.bearers.contains(ifindex)))
-            .collect();
-        let Some(bound) = bound.first().copied().filter(|_| bound.len() == 1) else { return };
-        let Some(link) = self.world.links.get(&bound) else { return };
-        // It died before it could move them from a bridge that has just let go of the NIC. Kube-OVN
-        // gives the bridge the NIC's hardware address.
-        let like = |other: &&Link| {
-            if link.is_bridge() {
-                !other.is_bridge() && other.mac == link.mac
-            } else {
-                other.ifindex == link.ifindex
-            }
+    /// The NICs of a vipshield that is gone. Where names are exchanged nothing else tells by which one
+    /// its daemons know a NIC.
+    fn left_behind(&self) -> Vec<(u32, String)> {
+        let wanted = |name: &String| {
+            let asked_for = &self.config.interfaces;
+            (asked_for.is_empty() || asked_for.contains(name))
+                && !self.nics.values().any(|nic| nic.name == *name)
         };
-        let mut alike = self.world.links.values().filter(like);
-        let (Some(link), None) = (alike.next(), alike.next()) else { return };
-        let ifindex = link.ifindex;
-        let text = format!("guarded from now on (interface {ifindex}, now called {})", link.name);
-        tell(&mut self.actions, Weight::Info, Some(name), text);
-        let mut nic = Nic::new(link, name.clone(), now);
-        nic.bearers.insert(bound);
-        self.nics.insert(ifindex, nic);
+        let left = self.inherited.iter().filter(|(_, name)| wanted(name));
+        left.map(|(ifindex, name)| (*ifindex, name.clone())).collect()
+    }
+
+    /// The NICs that the operator named, or else those that daemons use.
+    fn asked_for(&self) -> Vec<(u32, String)> {
+        if !self.config.interfaces.is_empty() {
+            let missing = self.missing().into_iter();
+            let found = missing.filter_map(|name| {
+                let nic = self.nic_behind(self.world.link_named(&name)?)?;
+                Some((nic.ifindex, name))
+            });
+            return found.collect();
+        }
+        let sockets = self.world.daemons.values().flat_map(|daemon| &daemon.vrrp);
+        sockets
+            .filter_map(|socket| {
+                let bound = self.world.links.get(&socket.bound?);
+                bound.or_else(|| self.world.links.get(&socket.home?))
+            })
+            .filter(|link| !self.nics.values().any(|nic| nic.bearers.contains(&link.ifindex)))
+            .filter_map(|link| self.nic_behind(link).map(|nic| (nic.ifindex, nic.name.clone())))
+            .collect()
+    }
+
+    fn begin_to_guard(&mut self, ifindex: u32, name: String, now: Duration) {
+        let Some(link) = self.world.links.get(&ifindex) else { return };
+        if self.nics.contains_key(&ifindex) {
+            return;
+        }
+        let called =
+            if link.name == name { String::new() } else { format!(", now called {}", link.name) };
+        let text = format!("guarded from now on (interface {ifindex}{called})");
+        tell(&mut self.actions, Weight::Info, Some(&name), text);
+        self.nics.insert(ifindex, Nic::new(link, name, now));
+    }
+
+    /// A vipshield that is gone has left VRRP sockets on what was the bearer of their NIC: they are that
+    /// NIC's, whatever it is a port of by now. A daemon's membership in VRRP's group on the NIC tells;
+    /// with `unicast_peer` there is none, but Kube-OVN gives the bridge the NIC's hardware address.
+    pub(super) fn recognise_bearers(&mut self) {
+        let stale = |daemon: &&Daemon| daemon.monitors.iter().any(|m| m.filter == Filter::Stale);
+        let sockets = self.world.daemons.values().filter(stale).flat_map(|daemon| &daemon.vrrp);
+        for socket in sockets {
+            let bound = socket.bound.and_then(|bound| self.world.links.get(&bound));
+            let Some(bridge) = bound.filter(|link| link.is_bridge()) else { continue };
+            let links = &self.world.links;
+            let is_twin = |nic: &Nic| {
+                links.get(&nic.ifindex).is_some_and(|l| !l.mac.is_empty() && l.mac == bridge.mac)
+            };
+            let is_its = |nic: &&mut Nic| match socket.home {
+                Some(home) => home == nic.ifindex,
+                None => is_twin(nic),
+            };
+            if let Some(nic) = self.nics.values_mut().find(is_its) {
+                nic.bearers.insert(bridge.ifindex);
+            }
+        }
     }
 
     /// The physical interface behind `link`: itself, or the port of the bridge that it is, or what

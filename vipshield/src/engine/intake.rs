@@ -36,6 +36,7 @@ impl Engine {
                 vips.doubt(|ip| addresses.values().flatten().any(|address| address.ip == ip));
                 self.started = true;
             }
+            Event::Inherited { names } => self.inherited = names,
             Event::Link { link } => self.link_seen(link, now),
             Event::LinkRemoved { ifindex } => {
                 self.world.links.remove(&ifindex);
@@ -208,6 +209,7 @@ impl Engine {
 
     fn withheld(&mut self, message: &Withheld, now: Duration) {
         self.withheld += 1;
+        self.tell_removal_of_unwanted(message);
         let Some(nic) = self.nics.values_mut().find(|nic| match &message.about {
             About::Impostor { name } => nic.name == *name,
             _ => nic.ifindex == message.ifindex,
@@ -239,6 +241,17 @@ impl Engine {
             port => format!(" (asked for by netlink port {port})"),
         };
         tell(&mut self.actions, Weight::Detail, Some(&nic.name), format!("withheld: {what}{who}"));
+    }
+
+    /// What the daemons gave up belongs to no NIC, so nobody looks out for it. If somebody had put it
+    /// back, and it is gone once more, they have seen the one and not the other.
+    fn tell_removal_of_unwanted(&mut self, message: &Withheld) {
+        let Withheld { ifindex, about: About::AddressRemoval { address }, .. } = *message else {
+            return;
+        };
+        if self.nics.contains_key(&ifindex) && self.world.vips.is_given_up(address.ip) {
+            self.want(Action::ReplayRemoval { ifindex, address });
+        }
     }
 
     fn succeeded(&mut self, action: &Action) {

@@ -98,6 +98,8 @@ pub struct Engine {
     config: Config,
     world: World,
     nics: BTreeMap<u32, Nic>,
+    /// NICs of a vipshield that is gone, by the names under which daemons know them.
+    inherited: BTreeMap<u32, String>,
     /// IPv6 addresses whose loss was said again, on which interface, and until when to expect to hear
     /// of it.
     flashes: Vec<(u32, Address, Duration)>,
@@ -150,6 +152,7 @@ impl Engine {
             config,
             world: World::default(),
             nics: BTreeMap::new(),
+            inherited: BTreeMap::new(),
             flashes: Vec::new(),
             grants: Grants::default(),
             actions: VecDeque::new(),
@@ -246,6 +249,7 @@ impl Engine {
         self.turnover_until = self.turnover_until.filter(|until| *until > now);
         self.world.vips.expire(now);
         self.find_nics(now);
+        self.recognise_bearers();
         self.learn_patience(now);
         let indexes: Vec<u32> = self.nics.keys().copied().collect();
         for ifindex in indexes {

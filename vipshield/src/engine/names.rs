@@ -75,10 +75,11 @@ impl Engine {
         names.disclosed.0.retain(|socket| sockets.contains(socket));
         names.disclosed.1.retain(|on| names.bereft.contains(on));
         names.informed.retain(|on| old.contains(&on.0));
-        if names.looked {
-            let found = |pid: u32| astray.iter().map(move |nic| (pid, *nic));
-            names.informed.extend(new.into_iter().flat_map(found));
-        }
+        let found = new.into_iter().flat_map(|pid| astray.iter().map(move |nic| (pid, *nic)));
+        // One that was there before vipshield, and has no socket on the NIC any more, was told while
+        // nobody withheld it.
+        let knows = |on: &On| names.looked || !speak_now.contains(on);
+        names.informed.extend(found.filter(knows).collect::<Vec<On>>());
         names.looked = true;
     }
 

@@ -10,7 +10,7 @@ use super::{
     phase::Phase,
     roster::Entry,
     routers::{Key, Router, Sender},
-    world::{Family, Filter, Role},
+    world::{Daemon, Family, Filter, Role},
 };
 use crate::wire::{Mac, Malformed, Version};
 
@@ -174,7 +174,7 @@ impl Engine {
         EngineStatus {
             ready: self.started
                 && missing.is_empty()
-                && self.world.daemons.values().all(|daemon| daemon.trouble.is_none())
+                && self.world.daemons.values().all(Daemon::is_guardable)
                 && self.pending.is_empty()
                 && self.does_without(),
             nics: self

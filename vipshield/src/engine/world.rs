@@ -177,6 +177,16 @@ pub struct Daemon {
     pub trouble: Option<String>,
 }
 
+impl Daemon {
+    /// Whether nothing stands in the way of guarding it: it can be looked at, and no monitor socket
+    /// carries somebody else's filter.
+    #[must_use]
+    pub fn is_guardable(&self) -> bool {
+        let is_foreign = |monitor: &MonitorSocket| monitor.filter == Filter::Foreign;
+        self.trouble.is_none() && !self.monitors.iter().any(is_foreign)
+    }
+}
+
 /// Everything observed.
 #[derive(Clone, Debug, Default)]
 pub struct World {

@@ -2,8 +2,9 @@
 
 use std::{
     fs, io,
-    os::unix::net::UnixStream as StdUnixStream,
+    os::unix::{fs::FileTypeExt as _, net::UnixStream as StdUnixStream},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,7 +14,7 @@ use thiserror::Error;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{UnixListener, UnixStream},
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     time::timeout,
 };
 
@@ -25,6 +26,8 @@ const MAX_REQUEST: u64 = 4096;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Requests waiting for the driver.
 const QUEUE: usize = 16;
+/// Clients at a time; more wait to be accepted. Each costs a descriptor.
+const CLIENTS: usize = 16;
 
 /// The control socket could not be opened.
 #[derive(Debug, Error)]
@@ -32,6 +35,9 @@ pub enum ServerError {
     /// Another vipshield answers there.
     #[error("another vipshield answers on {}: stop it first, or give --socket", .0.display())]
     Occupied(PathBuf),
+    /// Something else is there, and stays.
+    #[error("{} is there, and is no socket: give --socket another path", .0.display())]
+    Taken(PathBuf),
     /// The socket or its directory could not be made.
     #[error("the control socket {}: {source}", path.display())]
     Socket {
@@ -60,8 +66,11 @@ impl Server {
         }
         match StdUnixStream::connect(path) {
             Ok(_) => return Err(ServerError::Occupied(path.to_owned())),
-            // Left by a vipshield that was killed.
+            // Left by a vipshield that was killed. Of a file that is no socket the kernel says the same.
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                if !fs::symlink_metadata(path).map_err(failed)?.file_type().is_socket() {
+                    return Err(ServerError::Taken(path.to_owned()));
+                }
                 fs::remove_file(path).map_err(failed)?;
             }
             Err(_) => {}
@@ -90,11 +99,15 @@ impl Drop for Server {
 }
 
 async fn accept(listener: UnixListener, sender: mpsc::Sender<Asked>) {
+    let places = Arc::new(Semaphore::new(CLIENTS));
     loop {
+        // It is never closed.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let sender = sender.clone();
                 tokio::spawn(async move {
+                    let _place = place;
                     match timeout(PATIENCE, serve(stream, sender)).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => debug!("a client of the control socket: {error}"),
@@ -135,4 +148,26 @@ async fn serve(stream: UnixStream, sender: mpsc::Sender<Asked>) -> io::Result<()
 
 fn ending() -> Answer {
     Answer::Refused { error: "vipshield is ending".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_that_is_no_socket_stays() {
+        let name = format!("vipshield-server-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::write(&path, "precious").unwrap();
+        let refused = Server::open(&path).err().unwrap().to_string();
+        assert!(refused.contains("is no socket"), "{refused}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+        // Whoever listened there is gone.
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let server = Server::open(&path).unwrap();
+        assert!(matches!(Server::open(&path), Err(ServerError::Occupied(_))));
+        drop(server);
+        assert!(!path.exists());
+    }
 }

@@ -13,7 +13,7 @@ mod tap;
 mod watch;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::Ipv6Addr,
     process::{Command, ExitCode},
@@ -29,7 +29,7 @@ use vipshield::{
 };
 use vipshield_common::{
     counters::Counter,
-    guard::{GuardedSocket, RESYNC_SEQUENCE, withhold},
+    guard::{GuardedSocket, RESYNC_SEQUENCE, STALL_NS, withhold},
     tasks::TaskChange,
 };
 
@@ -57,6 +57,8 @@ const CASES: &[Case] = &[
     ("a bridge's word about its port is withheld", bridge_port),
     ("dumps, answers and unrelated messages pass", dumps_and_answers),
     ("without a heartbeat everything passes", stale_heartbeat),
+    ("a heartbeat is kept for as long as the loop comes back", kept_heartbeat),
+    ("a killed vipshield's names of NICs are inherited by who guards the same sockets", inherited),
     ("a socket that is not in the table sees everything", unknown_socket),
     ("a policy that is cleared withholds nothing", cleared_policy),
     ("a classic filter is told from the guard", filters_are_told_apart),
@@ -373,6 +375,54 @@ fn stale_heartbeat() -> Result<(), Failed> {
     stage.add_address("nic", "192.0.2.11/24")?;
     stage.delete_address("nic", "192.0.2.11/24")?;
     check(stage.seen()?.len() == 2, "within 2 s of the last heartbeat everything passes")
+}
+
+fn kept_heartbeat() -> Result<(), Failed> {
+    fn now() -> u64 {
+        monotonic_ns().unwrap_or_default()
+    }
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    // Nobody but the thread renews it from now on, and it has just said that it is alive.
+    let pulse = stage.programs.keep_heartbeat(now)?;
+    let removal = |stage: &mut Stage| {
+        stage.add_address("nic", "192.0.2.11/24")?;
+        stage.delete_address("nic", "192.0.2.11/24")?;
+        let gone = Seen::AddressGone("192.0.2.11".parse()?);
+        Ok::<_, Failed>(stage.seen()?.contains(&gone))
+    };
+    let began = now();
+    while now() < began + 2 * STALL_NS {
+        pulse.alive();
+        let seen = removal(&mut stage)?;
+        // What happened while this test was not given a turn is none of the guard's.
+        check(!seen || !pulse.is_fresh(), "withheld for as long as the loop is alive")?;
+    }
+    check(stage.count(Counter::WithheldAddress)? > 0, "and counted")?;
+    check(pulse.is_kept(), "the thread runs")?;
+    // The loop does not come back.
+    let hung = now();
+    while !removal(&mut stage)? {
+        check(now() < hung + 2 * STALL_NS, "withheld for too long after the loop hung")?;
+    }
+    pulse.alive();
+    while removal(&mut stage)? {
+        check(now() < hung + 6 * STALL_NS, "a loop that is back is alive")?;
+        pulse.alive();
+    }
+    drop(pulse);
+    check(removal(&mut stage)?, "once it is dropped everything passes")
+}
+
+fn inherited() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    let (nic, cookie) = (stage.index("nic")?, stage.cookie()?);
+    let next = stage.load_another()?;
+    check(next.inherited_names(&[cookie + 1_000_000]).is_empty(), "of other sockets, nothing")?;
+    let names = next.inherited_names(&[cookie]);
+    check(names == BTreeMap::from([(nic, "nic".to_owned())]), format!("found {names:?}"))?;
+    check(stage.programs.inherited_names(&[cookie]).is_empty(), "nor from oneself")
 }
 
 fn unknown_socket() -> Result<(), Failed> {

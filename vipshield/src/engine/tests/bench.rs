@@ -68,6 +68,8 @@ pub(super) struct Bench {
     pub(super) stood_in: BTreeSet<u32>,
     /// How much longer than the deadline something may stay hidden.
     pub(super) grace: Duration,
+    /// The policies of an engine that is gone, on the guard that a daemon's socket still carries.
+    left: BTreeMap<u32, String>,
     /// Requests are numbered.
     sequence: u32,
     untrue: BTreeMap<Untrue, Duration>,
@@ -116,6 +118,7 @@ impl Bench {
             answers: BTreeMap::new(),
             stood_in: BTreeSet::new(),
             grace: Duration::ZERO,
+            left: BTreeMap::new(),
             sequence: 0,
             untrue: BTreeMap::new(),
         }
@@ -130,6 +133,10 @@ impl Bench {
     pub(super) fn begin_with(&mut self, engine: Engine) {
         self.engine = engine;
         self.heard = true;
+        let mut names = std::mem::take(&mut self.left);
+        // The maps of a guard that no socket carries are gone.
+        names.retain(|_, _| self.daemon.as_ref().is_some_and(|it| it.filter == Filter::Stale));
+        self.feed(Event::Inherited { names });
         self.feed(self.node.snapshot());
         self.scan();
     }
@@ -138,7 +145,8 @@ impl Bench {
     pub(super) fn kill_engine(&mut self) {
         self.heard = false;
         self.engine = engine();
-        self.guard = Guard::default();
+        let policies = std::mem::take(&mut self.guard).policies;
+        self.left = policies.into_iter().map(|(ifindex, (name, _))| (ifindex, name)).collect();
         self.carried.clear();
         self.shunts.clear();
         self.watched.clear();

@@ -1,6 +1,6 @@
 //! What holds whatever happens.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use proptest::{collection::vec, prelude::*, sample::select};
 
@@ -132,6 +132,9 @@ fn an_event() -> impl Strategy<Value = Event> {
         4 => a_link().prop_map(|link| Event::Link { link }),
         1 => an_index().prop_map(|ifindex| Event::LinkRemoved { ifindex }),
         1 => Just(Event::Turnover),
+        1 => (an_index(), a_name()).prop_map(|(ifindex, name)| {
+            Event::Inherited { names: BTreeMap::from([(ifindex, name)]) }
+        }),
         3 => (an_index(), addresses(), a_port()).prop_map(|(ifindex, address, requester)| {
             Event::Address { ifindex, address, requester }
         }),

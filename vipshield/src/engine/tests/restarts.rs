@@ -3,8 +3,8 @@
 use super::{
     super::{Action, Event, Filter, Phase},
     all,
-    bench::{Bench, DEADLINE},
-    kube_ovn::Sequence,
+    bench::{Bench, DEADLINE, engine_for},
+    kube_ovn::{Sequence, Step},
     node::{Datapath, NIC, NIC_INDEX, NODE_IP, Op, address},
     ready_for,
 };
@@ -72,36 +72,50 @@ fn begun_at_any_step_it_ends_as_if_it_had_seen_all() {
 
 #[test]
 fn begun_anew_at_any_step_after_a_crash_it_ends_the_same() {
-    for (sequence, datapath, done) in every_step() {
-        let mut whole = ready_for(sequence, datapath);
-        whole.sequence(sequence);
-        let anew = interrupted(sequence, datapath, done, |bench| {
-            bench.kill_engine();
-            bench.begin();
-        });
-        assert_eq!(anew.outcome(), whole.outcome(), "{sequence:?} on {datapath:?} at {done}");
-        assert!(anew.is_calm(), "{sequence:?} on {datapath:?} at {done}");
+    // With the NIC named, and without: what its daemons call it is known from before.
+    for nics in [&[NIC][..], &[]] {
+        for (sequence, datapath, done) in every_step() {
+            let mut whole = ready_for(sequence, datapath);
+            whole.sequence(sequence);
+            let anew = interrupted(sequence, datapath, done, |bench| {
+                bench.kill_engine();
+                bench.begin_with(engine_for(nics));
+            });
+            let name = format!("{sequence:?} on {datapath:?} at {done}, {nics:?}");
+            assert_eq!(anew.outcome(), whole.outcome(), "{name}");
+            assert!(anew.is_calm(), "{name}");
+        }
     }
 }
 
-/// It died in the moment in which the bridge that has the NIC's name let go of it: the VRRP sockets
-/// are still there.
+/// It died in the moment in which the bridge let go of the NIC: the VRRP sockets are still there, one of
+/// them or both. Nothing is heard there any more, and nobody knows when the sequence goes on.
 #[test]
-fn killed_before_the_sockets_were_moved_it_finds_the_nic() {
-    for datapath in Datapath::ALL {
-        let mut bench = ready_for(Sequence::Unexchange, datapath);
-        let steps = bench.steps(Sequence::Unexchange);
-        let let_go = steps.iter().position(|step| matches!(step.op, Op::RemovePort(_))).unwrap();
-        bench.run(&steps[..let_go]);
-        bench.heard = false;
-        bench.run(&steps[let_go..=let_go]);
-        bench.kill_engine();
-        bench.begin();
-        bench.run(&steps[let_go + 1..]);
-        bench.advance(5 * DEADLINE);
-        assert!(bench.is_calm(), "{datapath:?}");
-        assert_eq!(bench.keepalived().bound, [NIC_INDEX; 2], "{datapath:?}");
-        assert_eq!(bench.phase(), Phase::Free, "{datapath:?}");
+fn killed_before_the_sockets_were_moved_it_moves_them() {
+    for sequence in [Sequence::Unbind, Sequence::Unexchange] {
+        for datapath in Datapath::ALL {
+            for moved in 0..2 {
+                let mut bench = ready_for(sequence, datapath);
+                let steps = bench.steps(sequence);
+                let is_cut = |step: &Step| matches!(step.op, Op::RemovePort(_));
+                let let_go = steps.iter().position(is_cut).unwrap();
+                bench.run(&steps[..let_go]);
+                bench.heard = false;
+                bench.run(&steps[let_go..=let_go]);
+                for bound in bench.daemon.iter_mut().flat_map(|it| &mut it.bound).take(moved) {
+                    *bound = NIC_INDEX;
+                }
+                bench.kill_engine();
+                bench.begin();
+                let name = format!("{sequence:?} on {datapath:?}, {moved} moved");
+                assert_eq!(bench.keepalived().bound, [NIC_INDEX; 2], "{name}");
+                bench.run(&steps[let_go + 1..]);
+                bench.advance(5 * DEADLINE);
+                assert!(bench.is_calm(), "{name}");
+                assert_eq!(bench.keepalived().bound, [NIC_INDEX; 2], "{name}");
+                assert_eq!(bench.phase(), Phase::Free, "{name}");
+            }
+        }
     }
 }
 

@@ -484,3 +484,17 @@ fn what_a_killed_vipshield_had_moved_for_a_daemon_that_is_gone_goes() {
     assert_eq!(bench.places(address(VIP)), nowhere());
     assert_eq!(bench.places(address(NODE_IP)), [BRIDGE]);
 }
+
+/// The daemon removed it, somebody put it back, and it goes with the link: nobody looks out for it, and
+/// the daemon has heard of the one and not of the other.
+#[test]
+fn given_up_and_put_back_it_is_told_when_it_goes() {
+    let own = address("fe80::11/64");
+    let mut bench = Bench::new(Datapath::Bridge);
+    bench.change(&Op::RemoveAddress(NIC.to_owned(), own, COMMAND_PORT));
+    bench.change(&Op::AddAddress(NIC.to_owned(), own));
+    assert!(bench.keepalived().view.has(NIC_INDEX, own.ip));
+    bench.change(&Op::Down(NIC.to_owned()));
+    bench.advance(DEADLINE);
+    assert!(!bench.keepalived().view.has(NIC_INDEX, own.ip));
+}
