@@ -5,8 +5,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use super::failures::{SLACK, told};
 use super::ground::{Ground, Place, insist, on_guard};
 use super::rough::{Which, ended, scenario};
+use super::scene::still;
 use super::variants::two_nics;
 use super::{Context, Runs, Scenario};
 use crate::clock;
@@ -80,6 +82,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         "two-nics-killed",
         "two NICs are given back after vipshield was killed; the next finds each one's sockets",
         two_nics_killed,
+    ));
+    all.push(scenario(
+        "no-arguments-killed",
+        "without arguments, killed while names are exchanged: the next knows what keepalived calls its NIC",
+        no_arguments_killed,
     ));
     all.push(scenario(
         "side-by-side",
@@ -166,6 +173,35 @@ async fn two_nics_killed(context: Context) -> Runs {
         })
         .await?;
         measure::settled(&lab, Role::Master).await
+    }
+    .await;
+    if let Some(logs) = &context.logs {
+        lab.save_logs(logs)?;
+    }
+    outcome.map(|()| Vec::new())
+}
+
+/// Nothing but what the killed one left tells that keepalived calls the NIC otherwise than it is called.
+async fn no_arguments_killed(context: Context) -> Runs {
+    let mut lab = Lab::build(LabConfig::new(context.datapath)).await?;
+    let outcome = async {
+        measure::elect(&mut lab, Role::Master).await?;
+        let began = clock::now();
+        for sequence in [Sequence::Exchange, Sequence::Unexchange, Sequence::Bind] {
+            lab.start_vipshield_for(0, &context.vipshield, None).await?;
+            insist(sequence, &lab).await?;
+            clock::pass(SETTLE).await;
+            let vipshield = lab.node_mut(0)?.vipshield.take().context("vipshield does not run")?;
+            vipshield.kill().await?;
+        }
+        lab.start_vipshield_for(0, &context.vipshield, None).await?;
+        let status = lab.node(0)?.vipshield.as_ref().context("it runs")?.status().await?;
+        let name = status.pointer("/nics/0/name").and_then(Value::as_str);
+        ensure!(name == Some(&lab.config.nic), "the NIC is known as {name:?}");
+        still(&lab, began)?;
+        let lost = clock::now();
+        lab.cable(0, false)?;
+        told(&lab, 0, "FAULT", lost, SLACK).await.map(drop)
     }
     .await;
     if let Some(logs) = &context.logs {
