@@ -110,10 +110,14 @@ pub(crate) const fn ipv6_key(address: [u8; 16]) -> AddressKey {
 
 /// Reads one byte: from where the kernel has it at hand, as it has the headers of nearly all
 /// frames. The verifier understands the check only where it knows the offset as a number.
+///
+/// One byte more is asked for than is read. Without it the comparison leaves out its bound, and
+/// before Linux 5.16 (it was put right in 5.15 and 5.10 as well) the verifier takes that for two bytes
+/// less (`find_good_pkt_pointers`, `kernel/bpf/verifier.c`).
 #[inline(always)]
 pub(crate) fn byte(ctx: &TcContext, offset: u32) -> Option<u8> {
     let at = ctx.data() + offset as usize;
-    if at < ctx.data_end() {
+    if at + 2 <= ctx.data_end() {
         // SAFETY: within the frame's linear part by the check above, which is the verifier's, too.
         return Some(unsafe { *(at as *const u8) });
     }

@@ -37,6 +37,8 @@ use crate::{
 
 mod btf;
 mod classifiers;
+#[cfg(test)]
+mod comparisons;
 mod decode;
 mod sentry;
 mod shunt;
