@@ -102,6 +102,8 @@ pub(crate) fn cut() -> Result<(), Failed> {
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     check(stage.count(Counter::ShuntsThrown)? == 0, "a port that stays one is not shunted")?;
     stage.set_master("nic", None)?;
+    // Disabled, a port no longer, without a master.
+    check(stage.count(Counter::ShuntsThrown)? >= 3, "it is thrown by each word of it")?;
     put(&inside, SOMEBODY, &ETHERTYPE, "unicast out")?;
     check(wire.hears("unicast out")?, "a frame from the bridge goes out")?;
     put(&wire, inside.mac, &ETHERTYPE, "unicast in")?;
@@ -119,7 +121,8 @@ pub(crate) fn disabled() -> Result<(), Failed> {
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     super::carry::ip("link set nic type bridge_slave cost 7")?;
     check(stage.count(Counter::ShuntsThrown)? == 0, "a port that forwards is not shunted")?;
-    super::carry::ip("link set nic type bridge_slave state 0")?;
+    // By the bridge itself: what is done to the link has the port looked at anew before it is said.
+    super::carry::said("bridge", "link set dev nic state 0")?;
     check(stage.count(Counter::ShuntsThrown)? != 0, "it is thrown")?;
     put(&inside, SOMEBODY, &ETHERTYPE, "unicast out")?;
     check(wire.hears("unicast out")?, "a frame from the bridge goes out")?;
