@@ -138,6 +138,7 @@ fn watch(skb: &SkBuffContext) -> Option<()> {
 fn remember(skb: &SkBuffContext, message_type: u16) -> Option<()> {
     let message = load::<AddressMessage>(skb, HEADER)?;
     let announced = Announced {
+        time_ns: now_ns(),
         address: local_address(skb, HEADER, message.family)?,
         ifindex: message.index,
         message_type,

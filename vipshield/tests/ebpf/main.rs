@@ -63,6 +63,7 @@ const CASES: &[Case] = &[
     ("a daemon is found, guarded, and its own filter left alone", daemon_is_found),
     ("an address of vipshield's own is never seen", own_address),
     ("what the kernel refuses a daemon is reported", intent::refused_requests),
+    ("what was answered elsewhere is no answer's", intent::answered_elsewhere),
     ("reports that nobody reads are counted", intent::reports_nobody_reads),
     ("a daemon is told of an address that is elsewhere, and nothing is left", introduced),
     ("the table of local addresses is split beforehand", carry::prepared),
