@@ -22,8 +22,8 @@ use vipshield_common::{
 use crate::{
     maps::{ANNOUNCED, Announced, SHUNT_ENDS, SHUNTED, count, now_ns},
     netlink::{
-        AF_BRIDGE, AddressMessage, Attribute, HEADER, Header, IFF_UP, LinkMessage, NLA_TYPE_MASK,
-        RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR, RTM_NEWLINK, align, local_address,
+        AF_BRIDGE, AddressMessage, Attribute, HEADER, Header, IFF_RUNNING, IFF_UP, LinkMessage,
+        NLA_TYPE_MASK, RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR, RTM_NEWLINK, align, local_address,
     },
     skb::load,
 };
@@ -119,7 +119,7 @@ fn watch(skb: &SkBuffContext) -> Option<()> {
     let (event, thrown) = match (link.family, header.message_type) {
         // A Linux bridge says so of a port that leaves, before the port is gone (`del_nbp`): first
         // that it is disabled. From then on it drops what the port receives.
-        (AF_BRIDGE, RTM_NEWLINK) if !is_disabled_port(skb) => return None,
+        (AF_BRIDGE, RTM_NEWLINK) if !works(&link) || !is_disabled_port(skb) => return None,
         (AF_BRIDGE, _) => (trigger::CUT, Thrown { ingress: until, egress: until }),
         (_, RTM_DELLINK) => return None,
         _ if payload(skb, IFLA_MASTER).is_some() => {
@@ -148,6 +148,13 @@ fn remember(skb: &SkBuffContext, message_type: u16) -> Option<()> {
     // SAFETY: a helper without preconditions.
     let task = unsafe { bpf_get_current_task() };
     ANNOUNCED.insert(task, announced, 0).ok()
+}
+
+/// Whether an interface has a carrier. A port that loses it, or is taken down, is disabled as well
+/// (`br_port_carrier_check`, `br_device_event`), and leads nowhere.
+#[inline(always)]
+const fn works(link: &LinkMessage) -> bool {
+    link.flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
 }
 
 /// Throws the shunt of a NIC if it is laid for this event.

@@ -73,6 +73,7 @@ const CASES: &[Case] = &[
     ("a NIC that joins a bridge is shunted until the bridge forwards", shunt::joined),
     ("a NIC that leaves its bridge is shunted until that is known", shunt::cut),
     ("a port that is disabled is shunted", shunt::disabled),
+    ("a port without a carrier is not shunted", shunt::without_carrier),
     ("of a shunt that cannot be laid nothing stays", shunt::half_laid),
     ("a shunt ends when its bearer is taken down", shunt::bearer_down),
     ("every kind of frame about who owns an address is reported", watch::every_kind),

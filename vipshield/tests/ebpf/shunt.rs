@@ -130,6 +130,25 @@ pub(crate) fn disabled() -> Result<(), Failed> {
     check(inside.hears("unicast in")?, "and one for this node reaches the bridge")
 }
 
+/// A port without a carrier, and one that was taken down, are disabled too: nothing gets through them.
+pub(crate) fn without_carrier() -> Result<(), Failed> {
+    let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
+    stage.set_master("nic", Some("br0"))?;
+    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Cut }))?;
+    let state = |wanted: &str| {
+        let wanted = format!("bridge_slave state {wanted}");
+        stage.wait_for(|_| Ok(super::carry::said("ip", "-d link show nic")?.contains(&wanted)))
+    };
+    stage.set_up("peer", false)?;
+    state("disabled")?;
+    check(stage.count(Counter::ShuntsThrown)? == 0, "not without a carrier")?;
+    stage.set_up("peer", true)?;
+    state("forwarding")?;
+    stage.set_up("nic", false)?;
+    state("disabled")?;
+    check(stage.count(Counter::ShuntsThrown)? == 0, "nor when it was taken down")
+}
+
 /// A NIC that joins is shunted though vipshield's monitor is told nothing.
 pub(crate) fn joined_unannounced() -> Result<(), Failed> {
     let Wires { mut stage, _monitor: monitor, nic, bridge } = lay(true)?;
