@@ -93,6 +93,13 @@ pub(crate) fn requests() -> Result<(), Failed> {
     }
     post.stage.counted(Counter::AnsweredArp, 4)?;
 
+    // A tag that only tells a priority.
+    let tags = [tag(0x8100, 0xe000)];
+    let asked = ethernet(BROADCAST, STATION, &tags, ARP, &request(STATION, CLIENT, NODE));
+    post.wire.put(&asked)?;
+    let reply = arp(2, post.mac, NODE, STATION, CLIENT);
+    check(post.wire.hears(&reply)?, "a priority is no VLAN")?;
+
     // A VIP that was given up is nobody's at once.
     post.answer(&[NODE.into()])?;
     let asked = ethernet(BROADCAST, STATION, &[], ARP, &request(STATION, CLIENT, VIP));

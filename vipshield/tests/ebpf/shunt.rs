@@ -18,6 +18,8 @@ use super::{
 /// For experiments (IEEE 802).
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 const TAGGED: [u8; 6] = [0x81, 0x00, 0x00, 0x07, 0x88, 0xb5];
+/// The highest priority, and no VLAN.
+const PRIORITY: [u8; 6] = [0x81, 0x00, 0xe0, 0x00, 0x88, 0xb5];
 const BROADCAST: [u8; 6] = [0xff; 6];
 const SOMEBODY: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x77];
 /// A frame of no known kind, from nobody known.
@@ -73,10 +75,16 @@ pub(crate) fn joined() -> Result<(), Failed> {
     check(wire.hears("unicast out")?, "a frame from the bridge goes out")?;
     put(&inside, BROADCAST, &ETHERTYPE, "broadcast out")?;
     check(wire.hears("broadcast out")?, "a broadcast from the bridge goes out")?;
+    put(&wire, inside.mac, &PRIORITY, "priority in")?;
+    check(inside.hears("priority in")?, "a tag without a VLAN is none")?;
+    put(&inside, SOMEBODY, &PRIORITY, "priority out")?;
+    check(wire.hears("priority out")?, "in both directions")?;
     put(&wire, SOMEBODY, &ETHERTYPE, "for others")?;
     check(!inside.hears("for others")?, "a frame for others is left to the bridge")?;
     put(&wire, inside.mac, &TAGGED, "tagged in")?;
     check(!inside.hears("tagged in")?, "a tagged frame is left to the bridge")?;
+    put(&inside, SOMEBODY, &TAGGED, "tagged out")?;
+    check(!wire.hears("tagged out")?, "in both directions")?;
     for counter in [Counter::ShuntsThrown, Counter::ShuntedIn, Counter::ShuntedOut] {
         check(stage.count(counter)? > 0, format!("{} was counted", counter.name()))?;
     }
@@ -147,6 +155,22 @@ pub(crate) fn without_carrier() -> Result<(), Failed> {
     stage.set_up("nic", false)?;
     state("disabled")?;
     check(stage.count(Counter::ShuntsThrown)? == 0, "nor when it was taken down")
+}
+
+/// What cannot be copied past the bridge goes its usual way, and is not said to have been taken.
+pub(crate) fn not_copied() -> Result<(), Failed> {
+    let Wires { mut stage, _monitor: monitor, nic, bridge } = lay(true)?;
+    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Join }))?;
+    stage.set_master("nic", Some("br0"))?;
+    // Nothing tells that the bridge is gone.
+    drop(monitor);
+    stage.delete_link("br0")?;
+    let before = stage.count(Counter::ShuntedIn)?;
+    let (wire, inside) = (Tap::at("peer")?, Tap::at("nic")?);
+    put(&wire, BROADCAST, &ETHERTYPE, "broadcast in")?;
+    check(inside.hears("broadcast in")?, "a broadcast reaches the NIC")?;
+    check(stage.count(Counter::ShuntsFailed)? > 0, "that it was not copied is counted")?;
+    check(stage.count(Counter::ShuntedIn)? == before, "and not as a frame that was")
 }
 
 /// A NIC that joins is shunted though vipshield's monitor is told nothing.
