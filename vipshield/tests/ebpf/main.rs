@@ -75,6 +75,7 @@ const CASES: &[Case] = &[
     ("a port that is disabled is shunted", shunt::disabled),
     ("a port without a carrier is not shunted", shunt::without_carrier),
     ("of a shunt that cannot be laid nothing stays", shunt::half_laid),
+    ("of two NICs on a bridge each has its shunt", shunt::two_on_a_bridge),
     ("what cannot be shunted goes its usual way", shunt::not_copied),
     ("a shunt ends when its bearer is taken down", shunt::bearer_down),
     ("every kind of frame about who owns an address is reported", watch::every_kind),

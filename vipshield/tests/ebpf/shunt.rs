@@ -157,6 +157,32 @@ pub(crate) fn without_carrier() -> Result<(), Failed> {
     check(stage.count(Counter::ShuntsThrown)? == 0, "nor when it was taken down")
 }
 
+/// Two NICs are ports of one bridge: when the shunt of one is taken up, that of the other stays.
+pub(crate) fn two_on_a_bridge() -> Result<(), Failed> {
+    for first_goes in [true, false] {
+        let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
+        super::carry::ip("link add second type veth peer beyond")?;
+        stage.set_up("beyond", true)?;
+        stage.set_up("second", true)?;
+        let laid = Shunt { bearer: bridge, trigger: Trigger::Cut };
+        for port in ["nic", "second"] {
+            stage.set_master(port, Some("br0"))?;
+            stage.programs.set_shunt(stage.index(port)?, Some(laid))?;
+        }
+        let (goes, stays, beyond) = if first_goes {
+            (nic, "second", "beyond")
+        } else {
+            (stage.index("second")?, "nic", "peer")
+        };
+        stage.programs.set_shunt(goes, None)?;
+        let (inside, wire) = (Tap::at("br0")?, Tap::at(beyond)?);
+        stage.set_master(stays, None)?;
+        put(&inside, SOMEBODY, &ETHERTYPE, "out")?;
+        check(wire.hears("out")?, format!("a frame from the bridge goes out through {stays}"))?;
+    }
+    Ok(())
+}
+
 /// What cannot be copied past the bridge goes its usual way, and is not said to have been taken.
 pub(crate) fn not_copied() -> Result<(), Failed> {
     let Wires { mut stage, _monitor: monitor, nic, bridge } = lay(true)?;
