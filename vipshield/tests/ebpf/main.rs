@@ -5,6 +5,7 @@
 mod answer;
 mod carry;
 mod daemon;
+mod forged;
 mod frames;
 mod intent;
 mod namespace;
@@ -58,6 +59,9 @@ const CASES: &[Case] = &[
     ("dumps, answers and unrelated messages pass", dumps_and_answers),
     ("without a heartbeat everything passes", stale_heartbeat),
     ("a socket that is not in the table sees everything", unknown_socket),
+    ("what is too short to be understood passes", forged::malformed),
+    ("withheld messages of which nobody reads are counted", forged::reports_nobody_reads),
+    ("that the NIC is gone passes", unplugged),
     ("a policy that is cleared withholds nothing", cleared_policy),
     ("a classic filter is told from the guard", filters_are_told_apart),
     ("a daemon is found, guarded, and its own filter left alone", daemon_is_found),
@@ -390,6 +394,19 @@ fn unknown_socket() -> Result<(), Failed> {
 }
 
 fn cleared_policy() -> Result<(), Failed> {
+/// A NIC that is gone is no NIC that somebody has taken.
+fn unplugged() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    let nic = stage.index("nic")?;
+    stage.set_up("nic", false)?;
+    let before = stage.count(Counter::PassedTrue)?;
+    stage.delete_link("nic")?;
+    let seen = stage.seen()?;
+    check(seen.contains(&Seen::LinkGone(nic)), format!("it is seen: {seen:?}"))?;
+    stage.counted(Counter::PassedTrue, before + 1)
+}
+
     let mut stage = Stage::new()?;
     stage.arm(FREE)?;
     stage.add_address("nic", "192.0.2.11/24")?;
@@ -587,5 +604,7 @@ fn tasks() -> Result<(), Failed> {
         counters.iter().find(|(counter, _)| *counter == wanted).map_or(0, |(_, count)| *count)
     };
     check(count(Counter::TaskEvents) >= 4, "counted")?;
-    check(count(Counter::TaskEventsLost) == 0, "none lost")
+    check(count(Counter::TaskEventsLost) == 0, "none lost")?;
+    // This process forked, under another name.
+    check(count(Counter::TasksIgnored) > 0, "others are counted")
 }
