@@ -48,6 +48,8 @@ pub mod maps {
     pub const WATCHED: &str = "WATCHED";
     /// Hash: [`AnsweredKey`](crate::watch::AnsweredKey) to [`Answer`](crate::watch::Answer).
     pub const ANSWERED: &str = "ANSWERED";
+    /// LRU hash: [`Source`](crate::watch::Source) to until when it has used up what it may.
+    pub const SOURCES: &str = "SOURCES";
     /// Ring buffer of [`FrameReport`](crate::watch::FrameReport), each with its frame's bytes.
     pub const FRAMES: &str = "FRAMES";
     /// Per-CPU array of `u64`, indexed by [`Counter`](crate::counters::Counter).

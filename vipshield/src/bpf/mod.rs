@@ -11,6 +11,7 @@ use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, RawTracePoint, SocketFilter, loaded_programs},
+    util::nr_cpus,
 };
 use log::warn;
 use thiserror::Error;
@@ -83,6 +84,9 @@ pub enum BpfError {
     /// A ring buffer's descriptor could not be watched.
     #[error("watching an eBPF ring buffer: {0}")]
     Watch(#[source] io::Error),
+    /// It is not known how many CPUs there may be.
+    #[error("counting CPUs: {0}")]
+    Cpus(#[source] io::Error),
     /// An interface that is not there.
     #[error("interface {ifindex}")]
     Interface {
@@ -137,6 +141,8 @@ impl Programs {
         let ifindex_offset = sentry::ifindex_offset();
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &level, true);
+        let cpus = nr_cpus().map_err(|(_, error)| BpfError::Cpus(error))?;
+        loader.map_max_entries(maps::SOURCES, Watches::sources(cpus));
         if let Some(offset) = &ifindex_offset {
             loader.override_global(constants::IFINDEX_OFFSET, offset, true);
         }
