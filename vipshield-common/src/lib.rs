@@ -58,8 +58,8 @@ pub mod maps {
 
 /// Names of constants that the loader sets.
 pub mod constants {
-    /// Where `struct net_device` keeps its `ifindex`, in bytes.
-    pub const IFINDEX_OFFSET: &str = "IFINDEX_OFFSET";
+    /// A [`Devices`](crate::shunt::Devices).
+    pub const DEVICES: &str = "DEVICES";
 }
 
 /// Names of the programs, as the eBPF object spells them.

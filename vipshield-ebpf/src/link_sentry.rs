@@ -16,7 +16,7 @@ use aya_ebpf::{
 };
 use vipshield_common::{
     counters::Counter,
-    shunt::{LIFETIME_NS, Thrown, trigger},
+    shunt::{Devices, LIFETIME_NS, Thrown, trigger},
 };
 
 use crate::{
@@ -37,9 +37,9 @@ const BR_STATE_DISABLED: u8 = 0;
 /// `rtnl_fill_ifinfo` (`net/core/rtnetlink.c`) puts about twenty attributes before the master.
 const ATTRIBUTES_LOOKED_AT: u32 = 32;
 
-/// Where `struct net_device` keeps its `ifindex`, in bytes; the loader knows.
+/// The loader knows.
 #[unsafe(no_mangle)]
-static IFINDEX_OFFSET: u32 = 0;
+static DEVICES: Devices = Devices { ifindex: 0, net: 0, inode: 0, own: 0 };
 
 /// `br_add_if` (`net/bridge/br_if.c`): a port is about to join a Linux bridge, which drops what it
 /// receives from then on, until it has said so.
@@ -67,10 +67,9 @@ fn bridge(ctx: &ProbeContext, event: u32) -> u32 {
 /// locks it needs to let go of it. What the port receives until then still gets its usual way.
 #[kprobe]
 fn ovs_cut_sentry(ctx: ProbeContext) -> u32 {
-    if let Some(port) = ctx.arg::<*const *const c_void>(0)
-        // SAFETY: the helper reads from any address, and says so if there is nothing. The device
-        // comes first in `struct vport`.
-        && let Ok(device) = unsafe { bpf_probe_read_kernel(port) }
+    // The device comes first in `struct vport`.
+    if let Some(port) = ctx.arg::<*const c_void>(0)
+        && let Some(device) = read(port, 0)
     {
         let until = now_ns().saturating_add(LIFETIME_NS);
         throw_of(device, trigger::CUT, Thrown { ingress: 0, egress: until });
@@ -78,16 +77,26 @@ fn ovs_cut_sentry(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// Throws the shunt of the NIC that is this `struct net_device`.
+/// Throws the shunt of the NIC that is this `struct net_device`, unless it is one of another network
+/// namespace, where the same index is another interface's.
 #[inline(always)]
 fn throw_of(device: *const c_void, event: u32, thrown: Thrown) {
     // SAFETY: the loader replaces the constant before the program is loaded: the compiler must not
     // know it.
-    let offset = unsafe { core::ptr::read_volatile(&raw const IFINDEX_OFFSET) } as usize;
-    // SAFETY: the helper reads from any address, and says so if there is nothing.
-    if let Ok(index) = unsafe { bpf_probe_read_kernel(device.wrapping_byte_add(offset).cast()) } {
+    let known = unsafe { core::ptr::read_volatile(&raw const DEVICES) };
+    if let Some(namespace) = read(device, known.net)
+        && read(namespace, known.inode) == Some(known.own)
+        && let Some(index) = read(device, known.ifindex)
+    {
         throw(index, event, thrown);
     }
+}
+
+/// Reads a pointer or a number that is so many bytes behind the start of a structure of the kernel's.
+#[inline(always)]
+fn read<T>(structure: *const c_void, offset: u32) -> Option<T> {
+    // SAFETY: the helper reads from any address, and says so if there is nothing.
+    unsafe { bpf_probe_read_kernel(structure.wrapping_byte_add(offset as usize).cast()) }.ok()
 }
 
 #[socket_filter]

@@ -138,13 +138,13 @@ impl Programs {
     /// Linux 5.8 for the ring buffer; raw tracepoints are older.
     pub fn load(daemons: &[String]) -> Result<Self, BpfError> {
         let level = log_level();
-        let ifindex_offset = sentry::ifindex_offset();
+        let devices = sentry::devices();
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &level, true);
         let cpus = nr_cpus().map_err(|(_, error)| BpfError::Cpus(error))?;
         loader.map_max_entries(maps::SOURCES, Watches::sources(cpus));
-        if let Some(offset) = &ifindex_offset {
-            loader.override_global(constants::IFINDEX_OFFSET, offset, true);
+        if let Some(devices) = &devices {
+            loader.override_global(constants::DEVICES, devices, true);
         }
         let mut ebpf = loader.load(OBJECT)?;
 
@@ -189,7 +189,7 @@ impl Programs {
             classifiers,
             shunts,
             watches,
-            port_sentries: PortSentries::new(ifindex_offset.is_some()),
+            port_sentries: PortSentries::new(devices.is_some()),
             ebpf,
         })
     }

@@ -104,6 +104,7 @@ const CASES: &[Case] = &[
 /// For these the kernel has to let tracing programs in.
 const CASES_WITH_TRACING: &[Case] = &[
     ("a NIC is seen to join before the kernel says so", shunt::joined_unannounced),
+    ("a NIC of another namespace is another NIC", shunt::elsewhere),
     ("a NIC is seen to leave before the kernel says so", shunt::cut_unannounced),
 ];
 
@@ -393,7 +394,6 @@ fn unknown_socket() -> Result<(), Failed> {
     check(stage.count(Counter::PassedUnknownSocket)? > 0, "and counted")
 }
 
-fn cleared_policy() -> Result<(), Failed> {
 /// A NIC that is gone is no NIC that somebody has taken.
 fn unplugged() -> Result<(), Failed> {
     let mut stage = Stage::new()?;
@@ -407,6 +407,7 @@ fn unplugged() -> Result<(), Failed> {
     stage.counted(Counter::PassedTrue, before + 1)
 }
 
+fn cleared_policy() -> Result<(), Failed> {
     let mut stage = Stage::new()?;
     stage.arm(FREE)?;
     stage.add_address("nic", "192.0.2.11/24")?;

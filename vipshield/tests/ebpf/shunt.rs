@@ -211,6 +211,23 @@ pub(crate) fn joined_unannounced() -> Result<(), Failed> {
     check(inside.hears("unicast in")?, "a frame for this node reaches the bridge")
 }
 
+/// An interface of the same index that joins and leaves in another network namespace is not the NIC.
+pub(crate) fn elsewhere() -> Result<(), Failed> {
+    let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
+    for trigger in [Trigger::Join, Trigger::Cut] {
+        stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger }))?;
+        let other = std::thread::spawn(move || {
+            let there = lay(false)?;
+            there.stage.set_master("nic", Some("br0"))?;
+            there.stage.set_master("nic", None)?;
+            check(there.nic == nic, "it has the same index")
+        });
+        other.join().map_err(|_| "the other thread panicked")??;
+        check(stage.count(Counter::ShuntsThrown)? == 0, format!("nothing is thrown: {trigger:?}"))?;
+    }
+    Ok(())
+}
+
 /// A NIC that leaves is shunted though vipshield's monitor is told nothing.
 pub(crate) fn cut_unannounced() -> Result<(), Failed> {
     let Wires { mut stage, _monitor: monitor, nic, bridge } = lay(false)?;
