@@ -253,7 +253,8 @@ pub(crate) fn groups() -> Result<(), Failed> {
     let group = group.map(|byte| format!("{byte:02x}")).join(":");
     let is_member = || Ok::<_, Failed>(said("ip", "maddr show dev nic")?.contains(&group));
     stage.add_address("nic", &format!("{NODE6}/64"))?;
-    check(is_member()?, "the kernel has joined it")?;
+    // From a kernel worker, some time after it was added.
+    stage.wait_for(|_| is_member())?;
     let mut groups = Groups::open()?;
     let addresses = BTreeSet::from([IpAddr::from(NODE6), NODE.into()]);
     for _ in 0..2 {
