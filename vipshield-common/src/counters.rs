@@ -69,6 +69,8 @@ counters! {
         "Frames taken from a NIC straight to its bearer.";
     ShuntedOut => "shunted_out",
         "Frames taken from a bearer straight to its NIC.";
+    ShuntsFailed => "shunts_failed",
+        "Group-addressed frames that could not be copied past a bridge: they went their usual way only.";
     WatchedArp => "watch_arp",
         "Frames reported: ARP that claims a watched address.";
     WatchedNd => "watch_nd",

@@ -48,6 +48,8 @@ pub mod maps {
     pub const WATCHED: &str = "WATCHED";
     /// Hash: [`AnsweredKey`](crate::watch::AnsweredKey) to [`Answer`](crate::watch::Answer).
     pub const ANSWERED: &str = "ANSWERED";
+    /// LRU hash: [`Source`](crate::watch::Source) to until when it has used up what it may.
+    pub const SOURCES: &str = "SOURCES";
     /// Ring buffer of [`FrameReport`](crate::watch::FrameReport), each with its frame's bytes.
     pub const FRAMES: &str = "FRAMES";
     /// Per-CPU array of `u64`, indexed by [`Counter`](crate::counters::Counter).
@@ -56,8 +58,8 @@ pub mod maps {
 
 /// Names of constants that the loader sets.
 pub mod constants {
-    /// Where `struct net_device` keeps its `ifindex`, in bytes.
-    pub const IFINDEX_OFFSET: &str = "IFINDEX_OFFSET";
+    /// A [`Devices`](crate::shunt::Devices).
+    pub const DEVICES: &str = "DEVICES";
 }
 
 /// Names of the programs, as the eBPF object spells them.

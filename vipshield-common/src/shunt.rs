@@ -38,12 +38,30 @@ pub struct Thrown {
     pub egress: u64,
 }
 
+/// How a probe tells whose a `struct net_device` is. Offsets are in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Devices {
+    /// Of `ifindex` in `struct net_device`.
+    pub ifindex: u32,
+    /// Of the pointer to its `struct net`, there.
+    pub net: u32,
+    /// Of the namespace's inode number in `struct net`.
+    pub inode: u32,
+    /// The inode number of vipshield's own network namespace: an `ifindex` is one of its namespace.
+    pub own: u32,
+}
+
+const _: () = assert!(size_of::<Devices>() == 16);
 const _: () = assert!(size_of::<ShuntEnd>() == 12);
 const _: () = assert!(size_of::<Thrown>() == 16);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{ShuntEnd, Thrown};
+    use super::{Devices, ShuntEnd, Thrown};
+
+    // SAFETY: repr(C), no padding (size asserted above), every bit pattern is a value.
+    unsafe impl aya::Pod for Devices {}
 
     // SAFETY: repr(C), no padding (size asserted above), every bit pattern is a value.
     unsafe impl aya::Pod for ShuntEnd {}

@@ -110,8 +110,11 @@ pub struct Source {
 pub const SOURCE_INTERVAL_NS: u64 = 5_000_000;
 /// So many frames of it are reported at once, if it was silent before.
 pub const SOURCE_BURST: u64 = 200;
-/// Sources remembered; the one not heard for longest is forgotten.
+/// Sources remembered on a machine of few CPUs; the one not heard for longest is forgotten.
 pub const MAX_SOURCES: u32 = 4096;
+/// Sources remembered for each CPU at least: the kernel gives a CPU 128 free entries of such a map at
+/// a time, which are no other one's from then on (`LOCAL_FREE_TARGET`, `kernel/bpf/bpf_lru_list.c`).
+pub const SOURCES_PER_CPU: u32 = 256;
 /// Among frames of sources that are not remembered one is reported in so many nanoseconds, so that
 /// whoever invents sources does not drive out those that are known.
 pub const NEWCOMER_INTERVAL_NS: u64 = 10_000_000;

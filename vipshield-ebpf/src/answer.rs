@@ -20,7 +20,7 @@ use vipshield_common::{
 use crate::{
     frame::{
         ADVERTISEMENT, ARP_REPLY, ARP_REQUEST, Arp, ETHERNET, Ethernet, IPPROTO_ICMPV6, IPV6, Ipv6,
-        ND, Nd, bounded, ipv4_key, ipv6_key,
+        ND, Nd, bounded, ipv4_key, ipv6_key, is_tagged,
     },
     maps::{ANSWERED, EXCHANGE, alive, count},
     skb::load,
@@ -232,14 +232,14 @@ fn answered(ctx: &TcContext, address: AddressKey) -> Option<Answer> {
     alive().then_some(answer)
 }
 
-/// Whether a frame is untagged, meant for this NIC, and from a station that is not this one.
+/// Whether a frame is in no VLAN, meant for this NIC, and from a station that is not this one. A tag
+/// that only tells a priority is the answer's as well.
 #[inline(always)]
 fn is_for_us(ctx: &TcContext, offset: u32, ethernet: &Ethernet, answer: Answer) -> bool {
     // SAFETY: the context of a classifier is a `__sk_buff`.
-    let (packet_type, tagged) =
-        unsafe { ((*ctx.skb.skb).pkt_type, (*ctx.skb.skb).vlan_present != 0) };
+    let packet_type = unsafe { (*ctx.skb.skb).pkt_type };
     offset == ETHERNET
-        && !tagged
+        && !is_tagged(ctx)
         && packet_type <= PACKET_MULTICAST
         && ethernet.source[0] & 1 == 0
         && ethernet.source != answer.mac

@@ -32,6 +32,9 @@ use crate::{
 
 /// `struct nlmsgerr`: an errno, then the request.
 const REQUEST: u32 = HEADER + size_of::<i32>() as u32;
+/// An announcement this old is not this request's, but one's that was answered where nobody listens.
+/// Longer than the kernel keeps a task with a quota from its processor (CFS: 100 ms).
+const ANNOUNCED_FOR_NS: u64 = 500_000_000;
 
 #[socket_filter]
 fn netlink_intent(skb: SkBuffContext) -> i64 {
@@ -86,7 +89,7 @@ fn refused(skb: &SkBuffContext, message_type: u16) -> Option<Announced> {
     let message = load::<AddressMessage>(skb, REQUEST + HEADER)?;
     let address = local_address(skb, REQUEST + HEADER, message.family)?;
     let AddressMessage { family, prefix_len, index: ifindex, .. } = message;
-    Some(Announced { address, ifindex, message_type, family, prefix_len })
+    Some(Announced { time_ns: now_ns(), address, ifindex, message_type, family, prefix_len })
 }
 
 /// The IPv6 address that the daemon added or removed; of no family if it cannot be told.
@@ -97,12 +100,15 @@ fn granted(message_type: u16) -> Option<Announced> {
     // SAFETY: the entry is this task's own: nobody else writes it.
     let announced = unsafe { ANNOUNCED.get(task) }.copied();
     let _ = ANNOUNCED.remove(task);
-    match announced {
-        Some(it) if it.message_type == message_type => (it.family == AF_INET6).then_some(it),
-        _ => {
-            let (address, ifindex, family, prefix_len) = ([0; 16], 0, 0, 0);
-            let nameless = Announced { address, ifindex, message_type, family, prefix_len };
-            (message_type == RTM_NEWADDR).then_some(nameless)
-        }
+    let now = now_ns();
+    let is_its_own = |announced: &Announced| {
+        announced.message_type == message_type
+            && now.saturating_sub(announced.time_ns) < ANNOUNCED_FOR_NS
+    };
+    if let Some(announced) = announced.filter(is_its_own) {
+        return (announced.family == AF_INET6).then_some(announced);
     }
+    let (time_ns, address, ifindex, family, prefix_len) = (now, [0; 16], 0, 0, 0);
+    let nameless = Announced { time_ns, address, ifindex, message_type, family, prefix_len };
+    (message_type == RTM_NEWADDR).then_some(nameless)
 }

@@ -16,14 +16,14 @@ use aya_ebpf::{
 };
 use vipshield_common::{
     counters::Counter,
-    shunt::{LIFETIME_NS, Thrown, trigger},
+    shunt::{Devices, LIFETIME_NS, Thrown, trigger},
 };
 
 use crate::{
     maps::{ANNOUNCED, Announced, SHUNT_ENDS, SHUNTED, count, now_ns},
     netlink::{
-        AF_BRIDGE, AddressMessage, Attribute, HEADER, Header, IFF_UP, LinkMessage, NLA_TYPE_MASK,
-        RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR, RTM_NEWLINK, align, local_address,
+        AF_BRIDGE, AddressMessage, Attribute, HEADER, Header, IFF_RUNNING, IFF_UP, LinkMessage,
+        NLA_TYPE_MASK, RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR, RTM_NEWLINK, align, local_address,
     },
     skb::load,
 };
@@ -37,9 +37,9 @@ const BR_STATE_DISABLED: u8 = 0;
 /// `rtnl_fill_ifinfo` (`net/core/rtnetlink.c`) puts about twenty attributes before the master.
 const ATTRIBUTES_LOOKED_AT: u32 = 32;
 
-/// Where `struct net_device` keeps its `ifindex`, in bytes; the loader knows.
+/// The loader knows.
 #[unsafe(no_mangle)]
-static IFINDEX_OFFSET: u32 = 0;
+static DEVICES: Devices = Devices { ifindex: 0, net: 0, inode: 0, own: 0 };
 
 /// `br_add_if` (`net/bridge/br_if.c`): a port is about to join a Linux bridge, which drops what it
 /// receives from then on, until it has said so.
@@ -67,10 +67,9 @@ fn bridge(ctx: &ProbeContext, event: u32) -> u32 {
 /// locks it needs to let go of it. What the port receives until then still gets its usual way.
 #[kprobe]
 fn ovs_cut_sentry(ctx: ProbeContext) -> u32 {
-    if let Some(port) = ctx.arg::<*const *const c_void>(0)
-        // SAFETY: the helper reads from any address, and says so if there is nothing. The device
-        // comes first in `struct vport`.
-        && let Ok(device) = unsafe { bpf_probe_read_kernel(port) }
+    // The device comes first in `struct vport`.
+    if let Some(port) = ctx.arg::<*const c_void>(0)
+        && let Some(device) = read(port, 0)
     {
         let until = now_ns().saturating_add(LIFETIME_NS);
         throw_of(device, trigger::CUT, Thrown { ingress: 0, egress: until });
@@ -78,16 +77,26 @@ fn ovs_cut_sentry(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// Throws the shunt of the NIC that is this `struct net_device`.
+/// Throws the shunt of the NIC that is this `struct net_device`, unless it is one of another network
+/// namespace, where the same index is another interface's.
 #[inline(always)]
 fn throw_of(device: *const c_void, event: u32, thrown: Thrown) {
     // SAFETY: the loader replaces the constant before the program is loaded: the compiler must not
     // know it.
-    let offset = unsafe { core::ptr::read_volatile(&raw const IFINDEX_OFFSET) } as usize;
-    // SAFETY: the helper reads from any address, and says so if there is nothing.
-    if let Ok(index) = unsafe { bpf_probe_read_kernel(device.wrapping_byte_add(offset).cast()) } {
+    let known = unsafe { core::ptr::read_volatile(&raw const DEVICES) };
+    if let Some(namespace) = read(device, known.net)
+        && read(namespace, known.inode) == Some(known.own)
+        && let Some(index) = read(device, known.ifindex)
+    {
         throw(index, event, thrown);
     }
+}
+
+/// Reads a pointer or a number that is so many bytes behind the start of a structure of the kernel's.
+#[inline(always)]
+fn read<T>(structure: *const c_void, offset: u32) -> Option<T> {
+    // SAFETY: the helper reads from any address, and says so if there is nothing.
+    unsafe { bpf_probe_read_kernel(structure.wrapping_byte_add(offset as usize).cast()) }.ok()
 }
 
 #[socket_filter]
@@ -119,7 +128,7 @@ fn watch(skb: &SkBuffContext) -> Option<()> {
     let (event, thrown) = match (link.family, header.message_type) {
         // A Linux bridge says so of a port that leaves, before the port is gone (`del_nbp`): first
         // that it is disabled. From then on it drops what the port receives.
-        (AF_BRIDGE, RTM_NEWLINK) if !is_disabled_port(skb) => return None,
+        (AF_BRIDGE, RTM_NEWLINK) if !works(&link) || !is_disabled_port(skb) => return None,
         (AF_BRIDGE, _) => (trigger::CUT, Thrown { ingress: until, egress: until }),
         (_, RTM_DELLINK) => return None,
         _ if payload(skb, IFLA_MASTER).is_some() => {
@@ -138,6 +147,7 @@ fn watch(skb: &SkBuffContext) -> Option<()> {
 fn remember(skb: &SkBuffContext, message_type: u16) -> Option<()> {
     let message = load::<AddressMessage>(skb, HEADER)?;
     let announced = Announced {
+        time_ns: now_ns(),
         address: local_address(skb, HEADER, message.family)?,
         ifindex: message.index,
         message_type,
@@ -147,6 +157,13 @@ fn remember(skb: &SkBuffContext, message_type: u16) -> Option<()> {
     // SAFETY: a helper without preconditions.
     let task = unsafe { bpf_get_current_task() };
     ANNOUNCED.insert(task, announced, 0).ok()
+}
+
+/// Whether an interface has a carrier. A port that loses it, or is taken down, is disabled as well
+/// (`br_port_carrier_check`, `br_device_event`), and leads nowhere.
+#[inline(always)]
+const fn works(link: &LinkMessage) -> bool {
+    link.flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
 }
 
 /// Throws the shunt of a NIC if it is laid for this event.

@@ -107,6 +107,7 @@ pub(crate) struct Record {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(crate) struct Announced {
+    pub(crate) time_ns: u64,
     pub(crate) address: [u8; 16],
     pub(crate) ifindex: u32,
     pub(crate) message_type: u16,

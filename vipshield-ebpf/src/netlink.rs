@@ -21,6 +21,7 @@ const AF_INET: u8 = 2;
 pub(crate) const AF_INET6: u8 = 10;
 /// `linux/if.h`.
 pub(crate) const IFF_UP: u32 = 1 << 0;
+pub(crate) const IFF_RUNNING: u32 = 1 << 6;
 /// `linux/if_addr.h`.
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;

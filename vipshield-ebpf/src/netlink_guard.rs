@@ -26,15 +26,13 @@ use crate::{
         count, now_ns,
     },
     netlink::{
-        AF_BRIDGE, AF_INET6, ATTRIBUTE, AddressMessage, Attribute, HEADER, Header, IFF_UP,
-        LinkMessage, NLA_TYPE_MASK, NLM_F_MULTI, RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR,
+        AF_BRIDGE, AF_INET6, ATTRIBUTE, AddressMessage, Attribute, HEADER, Header, IFF_RUNNING,
+        IFF_UP, LinkMessage, NLA_TYPE_MASK, NLM_F_MULTI, RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR,
         RTM_NEWLINK, align, local_address,
     },
     skb::load,
 };
 
-/// `linux/if.h`.
-const IFF_RUNNING: u32 = 1 << 6;
 /// `linux/if_link.h`.
 const IFLA_IFNAME: u16 = 3;
 

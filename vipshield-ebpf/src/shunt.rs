@@ -3,7 +3,7 @@
 //!
 //! On ingress the classifier comes before a bridge's receive handler (`__netif_receive_skb_core`,
 //! `net/core/dev.c`), so that what is for this node reaches the bearer whatever the bridge does.
-//! Frames for others, and tagged ones, go their usual way; group-addressed ones go both ways.
+//! Frames for others, and those in a VLAN, go their usual way; group-addressed ones go both ways.
 
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, TC_ACT_UNSPEC},
@@ -16,7 +16,10 @@ use vipshield_common::{
     shunt::{ShuntEnd, Thrown},
 };
 
-use crate::maps::{SHUNT_ENDS, SHUNTED, count, now_ns};
+use crate::{
+    frame::{ETH_P_8021AD, ETH_P_8021Q, ETHERNET, ETHERTYPE, VLAN_MASK, byte, is_tagged, number},
+    maps::{SHUNT_ENDS, SHUNTED, count, now_ns},
+};
 
 /// `linux/if_packet.h`.
 const PACKET_HOST: u32 = 0;
@@ -29,20 +32,18 @@ fn shunt_ingress(ctx: TcContext) -> i32 {
     if now_ns() >= until {
         return TC_ACT_UNSPEC;
     }
+    // The kernel has taken the outermost tag off what arrives.
+    if is_tagged(&ctx) {
+        return TC_ACT_UNSPEC;
+    }
     // SAFETY: the context of a classifier is a `__sk_buff`.
-    let (packet_type, tagged) =
-        unsafe { ((*ctx.skb.skb).pkt_type, (*ctx.skb.skb).vlan_present != 0) };
-    match packet_type {
-        _ if tagged => TC_ACT_UNSPEC,
+    match unsafe { (*ctx.skb.skb).pkt_type } {
         PACKET_HOST => {
             count(Counter::ShuntedIn);
             redirect(end.peer, u64::from(BPF_F_INGRESS))
         }
         PACKET_BROADCAST | PACKET_MULTICAST => {
-            count(Counter::ShuntedIn);
-            // What cannot be cloned still goes its usual way.
-            let _ = ctx.clone_redirect(end.peer, u64::from(BPF_F_INGRESS));
-            TC_ACT_UNSPEC
+            copy(&ctx, end.peer, u64::from(BPF_F_INGRESS), Counter::ShuntedIn)
         }
         _ => TC_ACT_UNSPEC,
     }
@@ -50,19 +51,39 @@ fn shunt_ingress(ctx: TcContext) -> i32 {
 
 #[classifier]
 fn shunt_egress(ctx: TcContext) -> i32 {
-    let Some((end, Thrown { egress: until, .. })) = end(&ctx) else { return TC_ACT_UNSPEC };
-    if now_ns() >= until {
-        return TC_ACT_UNSPEC;
+    shunt_out(&ctx).unwrap_or(TC_ACT_UNSPEC)
+}
+
+#[inline(always)]
+fn shunt_out(ctx: &TcContext) -> Option<i32> {
+    let (end, Thrown { egress: until, .. }) = end(ctx)?;
+    if now_ns() >= until || is_tagged(ctx) || is_tagged_in_band(ctx)? {
+        return None;
     }
-    let Ok(first) = ctx.load::<u8>(0) else { return TC_ACT_UNSPEC };
-    count(Counter::ShuntedOut);
     // The group bit of the destination's hardware address (IEEE 802.3, 3.2.3).
-    if first & 1 == 0 {
-        redirect(end.peer, 0)
+    if byte(ctx, 0)? & 1 == 0 {
+        count(Counter::ShuntedOut);
+        Some(redirect(end.peer, 0))
     } else {
-        let _ = ctx.clone_redirect(end.peer, 0);
-        TC_ACT_UNSPEC
+        Some(copy(ctx, end.peer, 0, Counter::ShuntedOut))
     }
+}
+
+/// Whether a frame that is sent has a VLAN's tag among its bytes, as one from a packet socket may.
+#[inline(always)]
+fn is_tagged_in_band(ctx: &TcContext) -> Option<bool> {
+    Some(match number(ctx, ETHERTYPE)? {
+        ETH_P_8021Q | ETH_P_8021AD => u32::from(number(ctx, ETHERNET)?) & VLAN_MASK != 0,
+        _ => false,
+    })
+}
+
+/// Has a copy of a frame take the shunt; the frame goes its usual way, be it copied or not.
+#[inline(always)]
+fn copy(ctx: &TcContext, ifindex: u32, flags: u64, counter: Counter) -> i32 {
+    let copied = ctx.clone_redirect(ifindex, flags).is_ok();
+    count(if copied { counter } else { Counter::ShuntsFailed });
+    TC_ACT_UNSPEC
 }
 
 /// The end of a shunt at this interface, if there is one, and until when it is thrown.

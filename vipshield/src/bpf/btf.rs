@@ -1,8 +1,8 @@
 //! Where the running kernel keeps a member of one of its structures: read from its BTF
 //! (`Documentation/bpf/btf.rst`; Linux 5.4 with `CONFIG_DEBUG_INFO_BTF`).
 //!
-//! Rust's compiler writes no CO-RE relocations, so the one offset that a program needs is handed
-//! to it as a constant.
+//! Rust's compiler writes no CO-RE relocations, so the offsets that a program needs are handed to it
+//! as a constant.
 
 use std::{fs, io};
 
@@ -16,9 +16,19 @@ const TYPE_WORDS: usize = 3;
 const MEMBER_WORDS: usize = 3;
 const KIND_STRUCT: u32 = 4;
 
-/// Bytes from the start of structure `of` to its member `name`, in the running kernel.
-pub(super) fn kernel_offset(of: &str, name: &str) -> io::Result<Option<u32>> {
-    Ok(offset(&fs::read(KERNEL)?, of, name))
+/// Types in BTF.
+pub(super) struct Types(Vec<u8>);
+
+impl Types {
+    /// Those of the running kernel.
+    pub(super) fn of_kernel() -> io::Result<Self> {
+        fs::read(KERNEL).map(Self)
+    }
+
+    /// Bytes from the start of structure `of` to its member `name`.
+    pub(super) fn offset(&self, of: &str, name: &str) -> Option<u32> {
+        offset(&self.0, of, name)
+    }
 }
 
 /// The same from BTF in the byte order of this machine; none for what is not there, is a bit
@@ -110,7 +120,15 @@ mod tests {
     #[test]
     fn the_running_kernel_has_interfaces() {
         if fs::exists(KERNEL).unwrap() {
-            assert!(kernel_offset("net_device", "ifindex").unwrap().is_some());
+            let types = Types::of_kernel().unwrap();
+            for (of, name) in [
+                ("net_device", "ifindex"),
+                ("net_device", "nd_net"),
+                ("net", "ns"),
+                ("ns_common", "inum"),
+            ] {
+                assert!(types.offset(of, name).is_some(), "{name} of {of}");
+            }
         }
     }
 

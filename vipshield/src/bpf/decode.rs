@@ -67,11 +67,13 @@ pub(super) fn heard(report: &FrameReport, bytes: &[u8]) -> Option<Heard> {
         Direction::Egress => true,
     };
     let mut frame = wire::decode(bytes, usize::try_from(report.length).ok()?);
-    // A tag that the hardware took off is the outermost.
+    // A tag that the hardware took off is the outermost. One with identifier 0 only tells a priority.
+    let vlan = report.vlan_tci & VLAN_MASK;
     if let Ok(frame) = &mut frame
         && report.vlan_protocol != 0
+        && vlan != 0
     {
-        frame.vlan = Some(report.vlan_tci & VLAN_MASK);
+        frame.vlan = Some(vlan);
     }
     Some(Heard { ifindex: report.ifindex, sent, frame })
 }
@@ -180,6 +182,8 @@ mod tests {
         let heard = heard(&report, &arp).unwrap();
         assert_eq!((heard.ifindex, heard.sent), (7, true));
         assert_eq!(heard.frame.unwrap().vlan, Some(0x064));
+        let priority = super::heard(&FrameReport { vlan_tci: 0x6000, ..report }, &arp).unwrap();
+        assert_eq!(priority.frame.unwrap().vlan, None);
         let longer = super::heard(&FrameReport { length: 60, ..report }, &arp[..30]).unwrap();
         assert_eq!(longer.frame, Err(wire::Malformed::NotCaptured));
         assert_eq!(super::heard(&FrameReport { direction: 9, ..report }, &arp), None);

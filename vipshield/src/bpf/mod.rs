@@ -11,6 +11,7 @@ use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
     programs::{ProgramError, RawTracePoint, SocketFilter, loaded_programs},
+    util::nr_cpus,
 };
 use log::warn;
 use thiserror::Error;
@@ -38,6 +39,8 @@ use crate::{
 
 mod btf;
 mod classifiers;
+#[cfg(test)]
+mod comparisons;
 mod decode;
 mod heartbeat;
 mod inherit;
@@ -87,6 +90,9 @@ pub enum BpfError {
     /// The heartbeat's thread.
     #[error("a thread for the heartbeat: {0}")]
     Thread(#[source] io::Error),
+    /// It is not known how many CPUs there may be.
+    #[error("counting CPUs: {0}")]
+    Cpus(#[source] io::Error),
     /// An interface that is not there.
     #[error("interface {ifindex}")]
     Interface {
@@ -139,11 +145,13 @@ impl Programs {
     /// Linux 5.8 for the ring buffer; raw tracepoints are older.
     pub fn load(daemons: &[String]) -> Result<Self, BpfError> {
         let level = log_level();
-        let ifindex_offset = sentry::ifindex_offset();
+        let devices = sentry::devices();
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &level, true);
-        if let Some(offset) = &ifindex_offset {
-            loader.override_global(constants::IFINDEX_OFFSET, offset, true);
+        let cpus = nr_cpus().map_err(|(_, error)| BpfError::Cpus(error))?;
+        loader.map_max_entries(maps::SOURCES, Watches::sources(cpus));
+        if let Some(devices) = &devices {
+            loader.override_global(constants::DEVICES, devices, true);
         }
         let mut ebpf = loader.load(OBJECT)?;
 
@@ -188,7 +196,7 @@ impl Programs {
             classifiers,
             shunts,
             watches,
-            port_sentries: PortSentries::new(ifindex_offset.is_some()),
+            port_sentries: PortSentries::new(devices.is_some()),
             ebpf,
         })
     }

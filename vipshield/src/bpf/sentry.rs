@@ -1,14 +1,17 @@
 //! What throws a shunt in time: a filter on vipshield's own rtnetlink monitor, and, where the kernel
 //! lets them in, probes where ports join and leave their bridges.
 
-use std::{io, os::fd::AsFd};
+use std::{
+    fs, io,
+    os::{fd::AsFd, unix::fs::MetadataExt as _},
+};
 
 use aya::{
     Ebpf,
     programs::{KProbe, ProgramError, SocketFilter},
 };
 use log::info;
-use vipshield_common::programs;
+use vipshield_common::{programs, shunt::Devices};
 
 use super::{BpfError, btf};
 use crate::causes::causes;
@@ -23,6 +26,9 @@ const PROBES: [(&str, &str); 3] = [
     (programs::OVS_CUT_SENTRY, "ovs_vport_del"),
 ];
 
+/// This thread's network namespace.
+const NAMESPACE: &str = "/proc/thread-self/ns/net";
+
 /// Puts the sentry on vipshield's own rtnetlink monitor.
 pub(super) fn post_link_sentry(ebpf: &mut Ebpf, monitor: impl AsFd) -> Result<(), BpfError> {
     let failed = |source| BpfError::Program { program: programs::LINK_SENTRY, source };
@@ -36,12 +42,19 @@ pub(super) fn post_link_sentry(ebpf: &mut Ebpf, monitor: impl AsFd) -> Result<()
     Ok(())
 }
 
-/// Where `struct net_device` keeps its `ifindex` in the running kernel, if it says so.
-pub(super) fn ifindex_offset() -> Option<u32> {
-    btf::kernel_offset("net_device", "ifindex")
+/// How probes tell whose an interface is, if the running kernel says so.
+pub(super) fn devices() -> Option<Devices> {
+    let types = btf::Types::of_kernel()
         .inspect_err(|error| info!("the kernel does not describe its types: {error}"))
-        .ok()
-        .flatten()
+        .ok()?;
+    let own = fs::metadata(NAMESPACE).inspect_err(|error| info!("{NAMESPACE}: {error}")).ok()?;
+    Some(Devices {
+        ifindex: types.offset("net_device", "ifindex")?,
+        // A pointer is all there is in this member's type (`possible_net_t`).
+        net: types.offset("net_device", "nd_net")?,
+        inode: types.offset("net", "ns")? + types.offset("ns_common", "inum")?,
+        own: u32::try_from(own.ino()).ok()?,
+    })
 }
 
 /// The probes that are, or may yet be, in place. Without them a shunt is thrown a little later.

@@ -51,9 +51,11 @@ impl Shunts {
             && shunt.is_none_or(|shunt| shunt.bearer != old)
         {
             absent_is_fine(maps::SHUNT_ENDS, self.ends.remove(&nic))?;
-            absent_is_fine(maps::SHUNT_ENDS, self.ends.remove(&old))?;
             self.laid.remove(&nic);
-            classifiers.detach(ebpf, old, Classifier::ShuntEgress);
+            if !self.give_to_another(old)? {
+                absent_is_fine(maps::SHUNT_ENDS, self.ends.remove(&old))?;
+                classifiers.detach(ebpf, old, Classifier::ShuntEgress);
+            }
             if shunt.is_none() {
                 classifiers.detach(ebpf, nic, Classifier::ShuntIngress);
             }
@@ -73,5 +75,17 @@ impl Shunts {
                 .map_err(|source| BpfError::Map { map: maps::SHUNT_ENDS, source })?;
         }
         Ok(())
+    }
+    /// Gives a bearer's end to another NIC with a shunt to it. A bearer of several NICs has one end
+    /// only: the last one's. False: there is no other NIC.
+    fn give_to_another(&mut self, bearer: u32) -> Result<bool, BpfError> {
+        let mut others = self.laid.iter().filter(|(_, other)| **other == bearer);
+        let Some((nic, _)) = others.next() else { return Ok(false) };
+        // One that was not laid wholly has no end.
+        let Ok(end) = self.ends.get(nic, 0) else { return Ok(false) };
+        self.ends
+            .insert(bearer, ShuntEnd { peer: *nic, ..end }, 0)
+            .map_err(|source| BpfError::Map { map: maps::SHUNT_ENDS, source })?;
+        Ok(true)
     }
 }

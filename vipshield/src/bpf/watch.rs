@@ -15,7 +15,7 @@ use nix::net::if_::if_indextoname;
 use vipshield_common::{
     guard::AddressKey,
     maps,
-    watch::{Answer, AnsweredKey},
+    watch::{Answer, AnsweredKey, MAX_SOURCES, SOURCES_PER_CPU},
 };
 
 use super::{
@@ -43,6 +43,12 @@ impl Watches {
             addresses: BTreeSet::new(),
             answers: BTreeMap::new(),
         })
+    }
+
+    /// How many sources are remembered where there may be so many CPUs.
+    pub(super) fn sources(cpus: usize) -> u32 {
+        let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+        cpus.saturating_mul(SOURCES_PER_CPU).max(MAX_SOURCES)
     }
 
     /// Watches an interface, or does so no longer.
@@ -106,4 +112,16 @@ fn forwards_ipv6(ifindex: u32) -> bool {
     let Ok(name) = if_indextoname(ifindex) else { return false };
     let path = format!("/proc/sys/net/ipv6/conf/{}/forwarding", name.to_string_lossy());
     fs::read_to_string(path).is_ok_and(|value| value.trim() != "0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_cpus_remember_more_sources() {
+        assert_eq!(Watches::sources(1), 4096);
+        assert_eq!(Watches::sources(17), 4352);
+        assert_eq!(Watches::sources(usize::MAX), u32::MAX);
+    }
 }

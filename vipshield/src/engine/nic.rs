@@ -422,6 +422,10 @@ impl Nic {
 
     /// The shunt to be laid: for a port, in case it leaves; for a NIC whose addresses a bridge has
     /// already, in case it joins.
+    ///
+    /// None to a bridge of another hardware address: its stack takes what was sent to the NIC's as meant
+    /// for another host (`eth_type_trans`), where the bridge itself knows better. Kube-OVN gives a bridge
+    /// the NIC's before the NIC joins.
     pub(super) fn wanted_shunt(&self, world: &World) -> Option<Shunt> {
         let link = world.links.get(&self.ifindex)?;
         let (bearer, trigger) = if link.master.is_some() {
@@ -429,7 +433,10 @@ impl Nic {
         } else {
             (self.heir(world)?, Trigger::Join)
         };
-        let works = world.links.get(&bearer).is_some_and(|bearer| bearer.up);
+        let works = world
+            .links
+            .get(&bearer)
+            .is_some_and(|other| other.up && !link.mac.is_empty() && other.mac == link.mac);
         (works && bearer != self.ifindex).then_some(Shunt { bearer, trigger })
     }
 

@@ -15,6 +15,8 @@ const TAGS: [u16; 2] = [0x8100, 0x88a8];
 const MAX_TAGS: usize = 2;
 /// The low bits of a tag's control information are the VLAN's.
 const VLAN_MASK: u16 = 0x0fff;
+/// The identifier of a tag that only tells a priority: such a frame is in no VLAN (IEEE 802.1Q, 9.6).
+const NO_VLAN: u16 = 0;
 
 /// A hardware address of 48 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -97,7 +99,8 @@ pub(super) fn split(frame: &[u8]) -> Result<(Header, &[u8]), Malformed> {
             return Err(Malformed::VlanTags);
         }
         tags += 1;
-        vlan = vlan.or(Some(bytes::u16(frame, at + 2)? & VLAN_MASK));
+        let tag = bytes::u16(frame, at + 2)? & VLAN_MASK;
+        vlan = vlan.or((tag != NO_VLAN).then_some(tag));
         at += 4;
         ethertype = bytes::u16(frame, at)?;
     }

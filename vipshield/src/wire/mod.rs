@@ -47,7 +47,7 @@ pub struct Frame {
     pub destination: Mac,
     /// The hardware address it is sent from.
     pub source: Mac,
-    /// The VLAN identifier of its outermost tag in band, if it has one.
+    /// The VLAN identifier of its outermost tag in band that is one of a VLAN, if it has one.
     pub vlan: Option<u16>,
     /// What it says.
     pub content: Content,

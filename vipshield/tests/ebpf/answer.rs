@@ -93,6 +93,13 @@ pub(crate) fn requests() -> Result<(), Failed> {
     }
     post.stage.counted(Counter::AnsweredArp, 4)?;
 
+    // A tag that only tells a priority.
+    let tags = [tag(0x8100, 0xe000)];
+    let asked = ethernet(BROADCAST, STATION, &tags, ARP, &request(STATION, CLIENT, NODE));
+    post.wire.put(&asked)?;
+    let reply = arp(2, post.mac, NODE, STATION, CLIENT);
+    check(post.wire.hears(&reply)?, "a priority is no VLAN")?;
+
     // A VIP that was given up is nobody's at once.
     post.answer(&[NODE.into()])?;
     let asked = ethernet(BROADCAST, STATION, &[], ARP, &request(STATION, CLIENT, VIP));
@@ -246,7 +253,8 @@ pub(crate) fn groups() -> Result<(), Failed> {
     let group = group.map(|byte| format!("{byte:02x}")).join(":");
     let is_member = || Ok::<_, Failed>(said("ip", "maddr show dev nic")?.contains(&group));
     stage.add_address("nic", &format!("{NODE6}/64"))?;
-    check(is_member()?, "the kernel has joined it")?;
+    // From a kernel worker, some time after it was added.
+    stage.wait_for(|_| is_member())?;
     let mut groups = Groups::open()?;
     let addresses = BTreeSet::from([IpAddr::from(NODE6), NODE.into()]);
     for _ in 0..2 {

@@ -18,7 +18,7 @@ use vipshield_common::counters::Counter;
 
 use super::{
     check,
-    namespace::{PATIENCE, Stage, receive},
+    namespace::{PATIENCE, Stage, monotonic_ns, receive},
 };
 
 /// `linux/rtnetlink.h`.
@@ -158,6 +158,35 @@ pub(crate) fn refused_requests() -> Result<(), Failed> {
     stage.counted(Counter::IntentGranted, 4)?;
     stage.counted(Counter::IntentUnrelated, 2)?;
     stage.counted(Counter::IntentsLost, 0)
+}
+
+/// What the daemon did through a socket that is not listened to has no answer that would use up what
+/// was remembered: it is not taken for what is asked for later, of which nothing is said in time.
+pub(crate) fn answered_elsewhere() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    let nic = stage.index("nic")?;
+    let (mut command, mut unlistened) = (Command::open()?, Command::open()?);
+    stage.listen(&command.socket)?;
+    let _monitor = sentry(&mut stage)?;
+    let port = daemons::port(&command.socket)?;
+    let vip6 = Address { ip: "2001:db8::10".parse()?, prefix_len: 128 };
+    for ip in ["192.0.2.11", "2001:db8::11"] {
+        let early = Address { ip: ip.parse()?, prefix_len: 32 };
+        let (error, _) = unlistened.ask(nic, early, true)?;
+        check(error == 0, format!("{early:?} is added: {error}"))?;
+        // Half a second is what a system call may take.
+        let old = monotonic_ns()? + 600_000_000;
+        while monotonic_ns()? < old {
+            std::thread::yield_now();
+        }
+        let (error, _) = command.ask_for(nic, vip6, true, AddressHeaderFlags::Nodad)?;
+        check(error == 0, format!("the VIP is added: {error}"))?;
+        let seen = reports(&mut stage)?;
+        check(seen == [Event::Granted { port }], format!("after {early:?}: {seen:?}"))?;
+        let (error, _) = unlistened.ask(nic, vip6, false)?;
+        check(error == 0, format!("the VIP is removed: {error}"))?;
+    }
+    Ok(())
 }
 
 /// Where nobody reads the reports they are lost and counted, and the daemon gets its answers.

@@ -5,6 +5,7 @@
 mod answer;
 mod carry;
 mod daemon;
+mod forged;
 mod frames;
 mod intent;
 mod namespace;
@@ -60,11 +61,15 @@ const CASES: &[Case] = &[
     ("a heartbeat is kept for as long as the loop comes back", kept_heartbeat),
     ("a killed vipshield's names of NICs are inherited by who guards the same sockets", inherited),
     ("a socket that is not in the table sees everything", unknown_socket),
+    ("what is too short to be understood passes", forged::malformed),
+    ("withheld messages of which nobody reads are counted", forged::reports_nobody_reads),
+    ("that the NIC is gone passes", unplugged),
     ("a policy that is cleared withholds nothing", cleared_policy),
     ("a classic filter is told from the guard", filters_are_told_apart),
     ("a daemon is found, guarded, and its own filter left alone", daemon_is_found),
     ("an address of vipshield's own is never seen", own_address),
     ("what the kernel refuses a daemon is reported", intent::refused_requests),
+    ("what was answered elsewhere is no answer's", intent::answered_elsewhere),
     ("reports that nobody reads are counted", intent::reports_nobody_reads),
     ("a daemon is told of an address that is elsewhere, and nothing is left", introduced),
     ("the table of local addresses is split beforehand", carry::prepared),
@@ -74,7 +79,10 @@ const CASES: &[Case] = &[
     ("a NIC that joins a bridge is shunted until the bridge forwards", shunt::joined),
     ("a NIC that leaves its bridge is shunted until that is known", shunt::cut),
     ("a port that is disabled is shunted", shunt::disabled),
+    ("a port without a carrier is not shunted", shunt::without_carrier),
     ("of a shunt that cannot be laid nothing stays", shunt::half_laid),
+    ("of two NICs on a bridge each has its shunt", shunt::two_on_a_bridge),
+    ("what cannot be shunted goes its usual way", shunt::not_copied),
     ("a shunt ends when its bearer is taken down", shunt::bearer_down),
     ("every kind of frame about who owns an address is reported", watch::every_kind),
     ("an advert is captured as long as an MTU allows", watch::long_adverts),
@@ -98,6 +106,7 @@ const CASES: &[Case] = &[
 /// For these the kernel has to let tracing programs in.
 const CASES_WITH_TRACING: &[Case] = &[
     ("a NIC is seen to join before the kernel says so", shunt::joined_unannounced),
+    ("a NIC of another namespace is another NIC", shunt::elsewhere),
     ("a NIC is seen to leave before the kernel says so", shunt::cut_unannounced),
 ];
 
@@ -435,6 +444,19 @@ fn unknown_socket() -> Result<(), Failed> {
     check(stage.count(Counter::PassedUnknownSocket)? > 0, "and counted")
 }
 
+/// A NIC that is gone is no NIC that somebody has taken.
+fn unplugged() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    let nic = stage.index("nic")?;
+    stage.set_up("nic", false)?;
+    let before = stage.count(Counter::PassedTrue)?;
+    stage.delete_link("nic")?;
+    let seen = stage.seen()?;
+    check(seen.contains(&Seen::LinkGone(nic)), format!("it is seen: {seen:?}"))?;
+    stage.counted(Counter::PassedTrue, before + 1)
+}
+
 fn cleared_policy() -> Result<(), Failed> {
     let mut stage = Stage::new()?;
     stage.arm(FREE)?;
@@ -633,5 +655,7 @@ fn tasks() -> Result<(), Failed> {
         counters.iter().find(|(counter, _)| *counter == wanted).map_or(0, |(_, count)| *count)
     };
     check(count(Counter::TaskEvents) >= 4, "counted")?;
-    check(count(Counter::TaskEventsLost) == 0, "none lost")
+    check(count(Counter::TaskEventsLost) == 0, "none lost")?;
+    // This process forked, under another name.
+    check(count(Counter::TasksIgnored) > 0, "others are counted")
 }

@@ -350,7 +350,10 @@ impl Stage {
         Ok(self.block_on(links.try_next())?.ok_or("no such link")?)
     }
 
-    fn wait_for(&self, condition: impl Fn(&Self) -> Result<bool, Failed>) -> Result<(), Failed> {
+    pub(crate) fn wait_for(
+        &self,
+        condition: impl Fn(&Self) -> Result<bool, Failed>,
+    ) -> Result<(), Failed> {
         let patience = monotonic_ns()? + u64::try_from(PATIENCE.as_nanos())?;
         while !condition(self)? {
             if monotonic_ns()? > patience {

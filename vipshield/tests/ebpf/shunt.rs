@@ -18,6 +18,8 @@ use super::{
 /// For experiments (IEEE 802).
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 const TAGGED: [u8; 6] = [0x81, 0x00, 0x00, 0x07, 0x88, 0xb5];
+/// The highest priority, and no VLAN.
+const PRIORITY: [u8; 6] = [0x81, 0x00, 0xe0, 0x00, 0x88, 0xb5];
 const BROADCAST: [u8; 6] = [0xff; 6];
 const SOMEBODY: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x77];
 /// A frame of no known kind, from nobody known.
@@ -73,10 +75,16 @@ pub(crate) fn joined() -> Result<(), Failed> {
     check(wire.hears("unicast out")?, "a frame from the bridge goes out")?;
     put(&inside, BROADCAST, &ETHERTYPE, "broadcast out")?;
     check(wire.hears("broadcast out")?, "a broadcast from the bridge goes out")?;
+    put(&wire, inside.mac, &PRIORITY, "priority in")?;
+    check(inside.hears("priority in")?, "a tag without a VLAN is none")?;
+    put(&inside, SOMEBODY, &PRIORITY, "priority out")?;
+    check(wire.hears("priority out")?, "in both directions")?;
     put(&wire, SOMEBODY, &ETHERTYPE, "for others")?;
     check(!inside.hears("for others")?, "a frame for others is left to the bridge")?;
     put(&wire, inside.mac, &TAGGED, "tagged in")?;
     check(!inside.hears("tagged in")?, "a tagged frame is left to the bridge")?;
+    put(&inside, SOMEBODY, &TAGGED, "tagged out")?;
+    check(!wire.hears("tagged out")?, "in both directions")?;
     for counter in [Counter::ShuntsThrown, Counter::ShuntedIn, Counter::ShuntedOut] {
         check(stage.count(counter)? > 0, format!("{} was counted", counter.name()))?;
     }
@@ -102,6 +110,8 @@ pub(crate) fn cut() -> Result<(), Failed> {
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     check(stage.count(Counter::ShuntsThrown)? == 0, "a port that stays one is not shunted")?;
     stage.set_master("nic", None)?;
+    // Disabled, a port no longer, without a master.
+    check(stage.count(Counter::ShuntsThrown)? >= 3, "it is thrown by each word of it")?;
     put(&inside, SOMEBODY, &ETHERTYPE, "unicast out")?;
     check(wire.hears("unicast out")?, "a frame from the bridge goes out")?;
     put(&wire, inside.mac, &ETHERTYPE, "unicast in")?;
@@ -119,12 +129,74 @@ pub(crate) fn disabled() -> Result<(), Failed> {
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     super::carry::ip("link set nic type bridge_slave cost 7")?;
     check(stage.count(Counter::ShuntsThrown)? == 0, "a port that forwards is not shunted")?;
-    super::carry::ip("link set nic type bridge_slave state 0")?;
+    // By the bridge itself: what is done to the link has the port looked at anew before it is said.
+    super::carry::said("bridge", "link set dev nic state 0")?;
     check(stage.count(Counter::ShuntsThrown)? != 0, "it is thrown")?;
     put(&inside, SOMEBODY, &ETHERTYPE, "unicast out")?;
     check(wire.hears("unicast out")?, "a frame from the bridge goes out")?;
     put(&wire, inside.mac, &ETHERTYPE, "unicast in")?;
     check(inside.hears("unicast in")?, "and one for this node reaches the bridge")
+}
+
+/// A port without a carrier, and one that was taken down, are disabled too: nothing gets through them.
+pub(crate) fn without_carrier() -> Result<(), Failed> {
+    let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
+    stage.set_master("nic", Some("br0"))?;
+    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Cut }))?;
+    let state = |wanted: &str| {
+        let wanted = format!("bridge_slave state {wanted}");
+        stage.wait_for(|_| Ok(super::carry::said("ip", "-d link show nic")?.contains(&wanted)))
+    };
+    stage.set_up("peer", false)?;
+    state("disabled")?;
+    check(stage.count(Counter::ShuntsThrown)? == 0, "not without a carrier")?;
+    stage.set_up("peer", true)?;
+    state("forwarding")?;
+    stage.set_up("nic", false)?;
+    state("disabled")?;
+    check(stage.count(Counter::ShuntsThrown)? == 0, "nor when it was taken down")
+}
+
+/// Two NICs are ports of one bridge: when the shunt of one is taken up, that of the other stays.
+pub(crate) fn two_on_a_bridge() -> Result<(), Failed> {
+    for first_goes in [true, false] {
+        let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
+        super::carry::ip("link add second type veth peer beyond")?;
+        stage.set_up("beyond", true)?;
+        stage.set_up("second", true)?;
+        let laid = Shunt { bearer: bridge, trigger: Trigger::Cut };
+        for port in ["nic", "second"] {
+            stage.set_master(port, Some("br0"))?;
+            stage.programs.set_shunt(stage.index(port)?, Some(laid))?;
+        }
+        let (goes, stays, beyond) = if first_goes {
+            (nic, "second", "beyond")
+        } else {
+            (stage.index("second")?, "nic", "peer")
+        };
+        stage.programs.set_shunt(goes, None)?;
+        let (inside, wire) = (Tap::at("br0")?, Tap::at(beyond)?);
+        stage.set_master(stays, None)?;
+        put(&inside, SOMEBODY, &ETHERTYPE, "out")?;
+        check(wire.hears("out")?, format!("a frame from the bridge goes out through {stays}"))?;
+    }
+    Ok(())
+}
+
+/// What cannot be copied past the bridge goes its usual way, and is not said to have been taken.
+pub(crate) fn not_copied() -> Result<(), Failed> {
+    let Wires { mut stage, _monitor: monitor, nic, bridge } = lay(true)?;
+    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Join }))?;
+    stage.set_master("nic", Some("br0"))?;
+    // Nothing tells that the bridge is gone.
+    drop(monitor);
+    stage.delete_link("br0")?;
+    let before = stage.count(Counter::ShuntedIn)?;
+    let (wire, inside) = (Tap::at("peer")?, Tap::at("nic")?);
+    put(&wire, BROADCAST, &ETHERTYPE, "broadcast in")?;
+    check(inside.hears("broadcast in")?, "a broadcast reaches the NIC")?;
+    check(stage.count(Counter::ShuntsFailed)? > 0, "that it was not copied is counted")?;
+    check(stage.count(Counter::ShuntedIn)? == before, "and not as a frame that was")
 }
 
 /// A NIC that joins is shunted though vipshield's monitor is told nothing.
@@ -137,6 +209,23 @@ pub(crate) fn joined_unannounced() -> Result<(), Failed> {
     check(stage.count(Counter::ShuntsThrown)? == 1, "it was thrown, once")?;
     put(&wire, inside.mac, &ETHERTYPE, "unicast in")?;
     check(inside.hears("unicast in")?, "a frame for this node reaches the bridge")
+}
+
+/// An interface of the same index that joins and leaves in another network namespace is not the NIC.
+pub(crate) fn elsewhere() -> Result<(), Failed> {
+    let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
+    for trigger in [Trigger::Join, Trigger::Cut] {
+        stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger }))?;
+        let other = std::thread::spawn(move || {
+            let there = lay(false)?;
+            there.stage.set_master("nic", Some("br0"))?;
+            there.stage.set_master("nic", None)?;
+            check(there.nic == nic, "it has the same index")
+        });
+        other.join().map_err(|_| "the other thread panicked")??;
+        check(stage.count(Counter::ShuntsThrown)? == 0, format!("nothing is thrown: {trigger:?}"))?;
+    }
+    Ok(())
 }
 
 /// A NIC that leaves is shunted though vipshield's monitor is told nothing.

@@ -86,6 +86,25 @@ fn a_shunt_is_laid_before_a_port_joins_and_before_it_leaves() {
     }
 }
 
+/// What is sent to the NIC's hardware address would be for another host there.
+#[test]
+fn no_shunt_leads_to_a_bridge_of_another_hardware_address() {
+    for datapath in Datapath::ALL {
+        let mut bench = ready_for(Sequence::Bind, datapath);
+        let steps = bench.steps(Sequence::Bind);
+        let (mac, others): (Vec<_>, Vec<_>) =
+            steps.into_iter().partition(|step| matches!(step.op, Op::CopyMac(..)));
+        for step in &others {
+            bench.advance(step.takes);
+            bench.change(&step.op);
+            assert!(bench.shunts.is_empty(), "{datapath:?} at {step:?}");
+        }
+        bench.run(&mac);
+        let laid = bench.shunts.get(&NIC_INDEX).map(|shunt| shunt.trigger);
+        assert_eq!(laid, Some(Trigger::Cut), "{datapath:?}");
+    }
+}
+
 #[test]
 fn nothing_is_carried_after_the_end() {
     for (sequence, datapath) in all() {

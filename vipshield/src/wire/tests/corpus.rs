@@ -182,6 +182,10 @@ fn tags_in_band_are_looked_behind() {
     let (service, customer) = ([0x88, 0xa8, 0x60, 7], [0x81, 0, 0, 100]);
     assert_eq!(tagged(&[customer]).unwrap().vlan, Some(100));
     assert_eq!(tagged(&[service, customer]).unwrap().vlan, Some(7));
+    // Identifier 0 tells a priority, and no VLAN.
+    let priority = [0x81, 0, 0xe0, 0];
+    assert_eq!(tagged(&[priority]).unwrap().vlan, None);
+    assert_eq!(tagged(&[priority, customer]).unwrap().vlan, Some(100));
     assert_eq!(tagged(&[service, customer, customer]), Err(Malformed::VlanTags));
     assert_eq!(tagged(&[service]).unwrap().content, decode(bytes, bytes.len()).unwrap().content);
 }
