@@ -81,6 +81,18 @@ pub enum Event {
         ifindex: u32,
         /// The route.
         route: Route,
+        /// It took the place of the one, on whatever interface, that had its destination and metric.
+        /// The kernel says nothing else of the end of that.
+        replaces: bool,
+    },
+    /// The same for one that no single interface has: it has several next hops, or leads nowhere.
+    RouteReplaced {
+        /// Where the old one led to.
+        destination: IpAddr,
+        /// Length of the destination's prefix.
+        prefix_len: u8,
+        /// Its priority.
+        metric: u32,
     },
     /// A route of the main table is gone.
     RouteRemoved {

@@ -69,10 +69,16 @@ impl Engine {
             Event::Intent { intent } => self.intent_heard(&intent, now),
             Event::Moved { addresses } => self.inherit(&addresses, now),
             Event::Granted { port } => self.granted(port, now),
-            Event::Route { ifindex, route } => {
+            Event::Route { ifindex, route, replaces } => {
+                if replaces {
+                    self.world.route_replaced(route.destination, route.prefix_len, route.metric);
+                }
                 let routes = self.world.routes.entry(ifindex).or_default();
                 routes.retain(|known| known.key() != route.key());
                 routes.insert(route);
+            }
+            Event::RouteReplaced { destination, prefix_len, metric } => {
+                self.world.route_replaced(destination, prefix_len, metric);
             }
             Event::RouteRemoved { ifindex, route } => {
                 if let Some(routes) = self.world.routes.get_mut(&ifindex) {

@@ -236,6 +236,14 @@ impl World {
         }
     }
 
+    /// What led there with this metric has been replaced.
+    pub(super) fn route_replaced(&mut self, destination: IpAddr, prefix_len: u8, metric: u32) {
+        let replaced = (destination, prefix_len, metric);
+        for routes in self.routes.values_mut() {
+            routes.retain(|it| (it.destination, it.prefix_len, it.metric) != replaced);
+        }
+    }
+
     /// Whether an interface has this address, whatever the length of its prefix.
     #[must_use]
     pub fn has_ip(&self, ifindex: u32, ip: IpAddr) -> bool {

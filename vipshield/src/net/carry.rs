@@ -412,32 +412,41 @@ const fn family(ip: IpAddr) -> AddressFamily {
     }
 }
 
-/// A route message of the main table as the engine knows it, with its interface; none for those
-/// that no NIC's traffic takes, or that have several next hops.
-pub(super) fn decode(message: &RouteMessage) -> Option<(u32, Route)> {
+/// Where a route of the main table leads to, with the length of the prefix and the metric: what the
+/// kernel tells routes by that replace one another.
+pub(super) fn destination(message: &RouteMessage) -> Option<(IpAddr, u8, u32)> {
     let header = &message.header;
-    let unspecified = match header.address_family {
+    let mut destination = match header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         _ => return None,
     };
-    if header.table != RT_TABLE_MAIN || header.kind != RouteType::Unicast || header.tos != 0 {
+    if header.table != RT_TABLE_MAIN || header.tos != 0 {
+        return None;
+    }
+    let mut metric = 0;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Destination(ip) => destination = plain(ip)?,
+            _ => {}
+        }
+    }
+    Some((destination, header.destination_prefix_length, metric))
+}
+
+/// A route message of the main table as the engine knows it, with its interface; none for those
+/// that no NIC's traffic takes, or that have several next hops.
+pub(super) fn decode(message: &RouteMessage) -> Option<(u32, Route)> {
+    let (destination, prefix_len, metric) = destination(message)?;
+    if message.header.kind != RouteType::Unicast {
         return None;
     }
     let mut ifindex = None;
-    let mut route = Route {
-        destination: unspecified,
-        prefix_len: header.destination_prefix_length,
-        metric: 0,
-        gateway: None,
-        source: None,
-        mtu: 0,
-    };
+    let mut route = Route { destination, prefix_len, metric, gateway: None, source: None, mtu: 0 };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => ifindex = Some(*index),
-            RouteAttribute::Priority(metric) => route.metric = *metric,
-            RouteAttribute::Destination(ip) => route.destination = plain(ip)?,
             RouteAttribute::Gateway(ip) => route.gateway = Some(plain(ip)?),
             RouteAttribute::PrefSource(ip) => route.source = Some(plain(ip)?),
             RouteAttribute::Metrics(metrics) => {

@@ -159,14 +159,14 @@ fn routes_that_were_flushed_with_the_last_address_are_forgotten() {
     for anchored in [false, true] {
         let mut bench = Bench::new(Datapath::Bridge);
         for route in others.into_iter().chain([subnet]) {
-            bench.feed(Event::Route { ifindex: NIC_INDEX, route });
+            bench.feed(Event::Route { ifindex: NIC_INDEX, route, replaces: false });
         }
         if anchored {
             bench.feed(Event::Address { ifindex: NIC_INDEX, address: own, requester: 0 });
         }
         bench.sequence(Sequence::Bind);
         bench.sequence(Sequence::Unbind);
-        bench.feed(Event::Route { ifindex: NIC_INDEX, route: subnet });
+        bench.feed(Event::Route { ifindex: NIC_INDEX, route: subnet, replaces: false });
         bench.feed(Event::Hint);
         let carried = &bench.carried[&NIC_INDEX].routes;
         assert_eq!(carried.contains(&others[0]), anchored, "{carried:?}");
@@ -178,6 +178,37 @@ fn routes_that_were_flushed_with_the_last_address_are_forgotten() {
         bench.sequence(Sequence::Unbind);
         bench.feed(Event::Hint);
         assert_eq!(bench.carried[&NIC_INDEX].routes.len(), 1, "only that of IPv6");
+    }
+}
+
+/// A replaced route is announced by the new one alone.
+#[test]
+fn a_route_that_was_replaced_is_forgotten() {
+    let default = |gateway: Option<&str>, metric| Route {
+        destination: "0.0.0.0".parse().unwrap(),
+        prefix_len: 0,
+        metric,
+        gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+        source: None,
+        mtu: 0,
+    };
+    let (old, new) = (default(Some("192.0.2.1"), 0), default(Some("192.0.2.254"), 0));
+    let other = default(Some("192.0.2.1"), 100);
+    let elsewhere = Event::Route { ifindex: NIC_INDEX + 7, route: new, replaces: true };
+    let (destination, prefix_len, metric) = (new.destination, 0, 0);
+    let several = Event::RouteReplaced { destination, prefix_len, metric };
+    let here = Event::Route { ifindex: NIC_INDEX, route: new, replaces: true };
+    for (replacement, left) in
+        [(here, vec![other, new]), (elsewhere, vec![other]), (several, vec![other])]
+    {
+        let mut bench = Bench::new(Datapath::Bridge);
+        for route in [old, other] {
+            bench.feed(Event::Route { ifindex: NIC_INDEX, route, replaces: false });
+        }
+        bench.feed(replacement.clone());
+        bench.feed(Event::Hint);
+        let carried = &bench.carried[&NIC_INDEX].routes;
+        assert_eq!(*carried, left.into_iter().collect(), "{replacement:?}");
     }
 }
 
