@@ -232,12 +232,20 @@ impl Carrier {
             let nics: BTreeSet<u32> = addresses.iter().map(|found| found.header.index).collect();
             found.extend(nics.into_iter().map(|nic| Object::Own(nic, own)));
         }
-        for object in &found {
-            self.set(object, false)
-                .await
+        // Without IPv6 the kernel lists everything where that of IPv6 is asked for (`rtnl_dump_all` in
+        // `net/core/rtnetlink.c`).
+        let mut distinct: Vec<Object> = Vec::new();
+        for object in found {
+            if !distinct.contains(&object) {
+                distinct.push(object);
+            }
+        }
+        for object in &distinct {
+            // Some of it has a lifetime, which may end in this very moment.
+            settled(false, self.set(object, false).await)
                 .map_err(|source| CarryError { what: format!("removing {object}"), source })?;
         }
-        Ok(found.len())
+        Ok(distinct.len())
     }
 }
 

@@ -215,5 +215,11 @@ pub(crate) fn swept() -> Result<(), Failed> {
     check(count == 16, format!("{count} objects swept"))?;
     let after = objects()?;
     check(after == before, format!("something is left:\n{after}\ninstead of\n{before}"))?;
-    check(stage.block_on(carrier.sweep())? == 0, "nothing more to sweep")
+    check(stage.block_on(carrier.sweep())? == 0, "nothing more to sweep")?;
+
+    // Two who list the same objects, and take back what the other has taken back already.
+    stage.block_on(carrier.change(nic, &Plan::default(), &plan()?))?;
+    let (one, other) = stage.block_on(async { tokio::join!(carrier.sweep(), carrier.sweep()) });
+    check(one? + other? > 16, "they have listed the same")?;
+    check(objects()? == before, "nothing is left")
 }
