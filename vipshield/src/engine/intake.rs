@@ -205,6 +205,13 @@ impl Engine {
             daemon.is_some_and(|daemon| daemon.vrrp.iter().any(|vrrp| vrrp.id == *socket))
         };
         self.placed.retain(|socket, _| there(socket));
+        self.made.retain(|socket, _| there(socket));
+        for daemon in self.world.daemons.values() {
+            let stale = daemon.monitors.iter().any(|monitor| monitor.filter == Filter::Stale);
+            for socket in &daemon.vrrp {
+                self.made.entry(socket.id).or_insert(socket.bound.filter(|_| !stale));
+            }
+        }
         self.speaking.retain(there);
         self.look_for_sockets(&before);
         for ip in orphans {
