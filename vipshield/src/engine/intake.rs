@@ -214,6 +214,8 @@ impl Engine {
         }
         self.speaking.retain(there);
         self.look_for_sockets(&before);
+        // One of those that were found now may have said already that it takes it over.
+        orphans.retain(|ip| !self.world.vips.is_wanted(*ip));
         for ip in orphans {
             self.take_down(ip);
         }

@@ -6,6 +6,7 @@ use super::{
     super::{Action, Event, Filter, Intent},
     all,
     bench::{Bench, COMMAND_PORT, DEADLINE},
+    keepalived::Keepalived,
     kube_ovn::{Sequence, Step},
     node::{BRIDGE, Datapath, KUBE_OVN, NIC, NIC_INDEX, NODE_IP, Op, VIP, address},
 };
@@ -158,6 +159,21 @@ fn the_next_daemon_may_have_it_before_it_is_known() {
     bench.restart_daemon(701);
     bench.advance(5 * DEADLINE);
     assert_eq!(bench.places(address(VIP)), [NIC]);
+}
+
+/// The next daemon has put it where it is before it is found, in the same look that misses the last.
+#[test]
+fn what_the_next_daemon_has_taken_over_stays() {
+    let mut bench = owner(Datapath::Bridge);
+    bench.daemon = Some(Keepalived::start(701, &bench.node, NIC));
+    let (port, address) = (COMMAND_PORT + 1, address(VIP));
+    let intent = Intent { port, sequence: 1, address, wanted: true, refused: false };
+    bench.feed(Event::Intent { intent });
+    let mut found = bench.found();
+    found[0].commands[0].port = port;
+    bench.scanned(found);
+    bench.advance(5 * DEADLINE);
+    assert_eq!(bench.places(address), [NIC]);
 }
 
 #[test]
