@@ -26,8 +26,8 @@ impl Engine {
                     last.push(Action::Rebind { socket: *socket, nic: nic.ifindex, to });
                 }
             }
-            if !nic.carry.is_empty() {
-                let old = nic.carry.clone();
+            if nic.is_carried() {
+                let old = nic.carried();
                 last.push(Action::Carry { ifindex: nic.ifindex, old, new: Plan::default() });
             }
             if nic.shunt.is_some() || nic.half_laid {

@@ -288,11 +288,6 @@ impl Engine {
                     found.bound = Some(*to);
                 }
             }
-            Action::Carry { ifindex, .. } => {
-                if let Some(nic) = self.nics.get_mut(ifindex) {
-                    nic.half_carried = None;
-                }
-            }
             Action::Shunt { ifindex, .. } => {
                 if let Some(nic) = self.nics.get_mut(ifindex) {
                     nic.half_laid = false;
@@ -300,6 +295,7 @@ impl Engine {
             }
             Action::SetPolicy { .. }
             | Action::SetCommandPorts { .. }
+            | Action::Carry { .. }
             | Action::Speak { from_anywhere: false, .. }
             | Action::StandIn { .. }
             | Action::ClearPolicy { .. }
@@ -335,7 +331,7 @@ impl Engine {
             }
             Action::Carry { ifindex, old, new } => {
                 if let Some(nic) = self.nics.get_mut(ifindex) {
-                    nic.carry = old.clone();
+                    nic.carry.clone_from(old);
                     nic.half_carried = Some(new.clone());
                 }
             }

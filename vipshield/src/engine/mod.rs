@@ -385,14 +385,17 @@ impl Engine {
         let Some(nic) = self.nics.get(&ifindex) else { return };
         let new = nic.wanted_carry(&self.world, self.arming.is_armed(), now);
         let old = match &nic.half_carried {
-            Some(half) if new == nic.carry => half.clone(),
-            _ if new == nic.carry => return,
-            _ => nic.carry.clone(),
+            // The same again.
+            Some(half) if *half == new => nic.carry.clone(),
+            Some(_) => nic.carried(),
+            None if nic.carry == [new.clone()] => return,
+            None => nic.carry.clone(),
         };
         if self.want(Action::Carry { ifindex, old, new: new.clone() })
             && let Some(nic) = self.nics.get_mut(&ifindex)
         {
-            nic.carry = new;
+            nic.carry = vec![new];
+            nic.half_carried = None;
         }
     }
 
@@ -474,7 +477,8 @@ impl Engine {
 
     /// What is in force for the NICs, which lasts only as long as it is renewed.
     pub fn carried(&self) -> impl Iterator<Item = (u32, &Plan)> {
-        self.nics.values().filter(|nic| !nic.carry.is_empty()).map(|nic| (nic.ifindex, &nic.carry))
+        let plans = self.nics.values().flat_map(|nic| nic.carry.iter().map(|it| (nic.ifindex, it)));
+        plans.filter(|(_, plan)| !plan.is_empty())
     }
 }
 

@@ -108,11 +108,15 @@ impl Carrier {
 
     /// Replaces `old` by `new` for a NIC. What both have is not touched. New objects come first,
     /// in the order in which they depend on each other, and old ones go in the reverse order.
-    /// Objects that are there, or gone, already are no error, so a failed change can be repeated.
-    pub async fn change(&self, nic: u32, old: &Plan, new: &Plan) -> Result<(), CarryError> {
-        let (before, after) = (objects(nic, old), objects(nic, new));
-        let added = after.iter().filter(|object| !before.contains(object));
-        let removed = before.iter().rev().filter(|object| !after.contains(object));
+    /// Objects that are there, or gone, already are no error, so a failed change can be repeated. If
+    /// there are several old plans, any object of theirs may be there, or not.
+    pub async fn change(&self, nic: u32, old: &[Plan], new: &Plan) -> Result<(), CarryError> {
+        let before: Vec<Vec<Object>> = old.iter().map(|plan| objects(nic, plan)).collect();
+        let after = objects(nic, new);
+        let is_there =
+            |object: &Object| !before.is_empty() && before.iter().all(|all| all.contains(object));
+        let added = after.iter().filter(|object| !is_there(object));
+        let removed = before.iter().flatten().rev().filter(|object| !after.contains(object));
         // Requests of one socket are served in order: all are under way at once.
         let changes: Vec<_> = added
             .map(|object| (object, true))

@@ -69,6 +69,7 @@ const CASES: &[Case] = &[
     ("a node is carried, and nothing is left of it", carry::carried_and_taken_back),
     ("what is carried ends unless it is renewed", carry::ends_unless_renewed),
     ("what a killed vipshield left is swept", carry::swept),
+    ("of plans that were carried in part nothing is left", carry::half_carried),
     ("a NIC that joins a bridge is shunted until the bridge forwards", shunt::joined),
     ("a NIC that leaves its bridge is shunted until that is known", shunt::cut),
     ("a port that is disabled is shunted", shunt::disabled),

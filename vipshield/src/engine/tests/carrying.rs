@@ -229,6 +229,46 @@ fn a_carry_that_cannot_be_had_is_tried_again() {
     assert!(bench.carried.is_empty());
 }
 
+/// A plan that was put in force in part, and is not wanted any more, is taken back by the next one.
+#[test]
+fn what_was_carried_in_part_is_taken_back() {
+    let route = |last| Route {
+        destination: std::net::IpAddr::from([198, 51, 100, last]),
+        prefix_len: 32,
+        metric: 0,
+        gateway: None,
+        source: None,
+        mtu: 0,
+    };
+    let carries = |bench: &Bench| -> Vec<_> {
+        let all = bench.log.iter().filter_map(|(_, action)| match action {
+            Action::Carry { old, new, .. } => Some((old.clone(), new.clone())),
+            _ => None,
+        });
+        all.collect()
+    };
+    let mut bench = Bench::new(Datapath::Bridge);
+    bench.fails = |action| matches!(action, Action::Carry { .. });
+    bench.feed(Event::Hint);
+    for last in 1..20 {
+        let replaces = false;
+        bench.feed(Event::Route { ifindex: NIC_INDEX, route: route(last), replaces });
+    }
+    let tried = carries(&bench);
+    for (before, (old, _)) in tried.iter().zip(&tried[1..]) {
+        assert!(old.contains(&before.1), "{old:?}");
+        assert!(old.len() <= 8, "{} plans", old.len());
+    }
+    assert!(tried[3].0.contains(&tried[0].1) && tried[3].0.contains(&tried[1].1));
+
+    // And at the end.
+    bench.fails = |_| false;
+    let mut stopped = bench;
+    stopped.feed(Event::Stop);
+    let last = carries(&stopped).pop().unwrap();
+    assert!(last.1.is_empty() && last.0.contains(&tried[tried.len() - 1].1), "{last:?}");
+}
+
 #[test]
 fn what_cannot_be_taken_back_is_tried_again() {
     let mut bench = Bench::new(Datapath::Bridge);
