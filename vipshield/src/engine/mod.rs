@@ -413,7 +413,7 @@ impl Engine {
 
     /// A port has no address of its own; a daemon that starts must find one on it.
     fn stand_in(&mut self, ifindex: u32) {
-        let port = self.world.links.get(&ifindex).is_some_and(|link| link.master.is_some());
+        let port = self.world.taker(ifindex).is_some();
         let wanted = port && self.turnover_until.is_some();
         if self.nics.get(&ifindex).is_some_and(|nic| nic.stood_in != wanted)
             && self.want(Action::StandIn { ifindex, wanted })

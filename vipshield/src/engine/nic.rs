@@ -197,7 +197,7 @@ impl Nic {
             let named = world.link_named(&self.name).filter(|named| named.is_bridge());
             self.bearers.extend(named.filter(|_| self.renamed).map(|named| named.ifindex));
         }
-        self.settle_home(world, link.is_some_and(|link| link.master.is_some()));
+        self.settle_home(world, world.taker(self.ifindex).is_some());
         self.looked_at = true;
         let signs = self.signs(world, link);
         self.watch_link(world, signs, now);
@@ -260,7 +260,7 @@ impl Nic {
             link.name == self.name || world.link_named(&self.name).is_some_and(Link::is_bridge);
         Signs {
             exists: true,
-            port: link.master.is_some(),
+            port: world.taker(self.ifindex).is_some(),
             in_place: link.up && named,
             running: link.up && link.running,
             at_home: self.movable().all(|address| world.has_ip(self.ifindex, address.ip)),

@@ -49,7 +49,7 @@ impl Nic {
         if !link.is_some_and(|link| link.up && link.running) {
             return Plan::default();
         }
-        let port = link.is_some_and(|link| link.master.is_some());
+        let port = world.taker(self.ifindex).is_some();
         let wanted = match self.phase {
             Phase::Leaving | Phase::Returning => self.is_disturbed(world),
             // A NIC that has its own again under another name is renamed next: the kernel would
@@ -84,8 +84,7 @@ impl Nic {
     /// The shunt to be laid: for a port, in case it leaves; for a NIC whose addresses a bridge has
     /// already, in case it joins.
     pub(in super::super) fn wanted_shunt(&self, world: &World) -> Option<Shunt> {
-        let link = world.links.get(&self.ifindex)?;
-        let (bearer, trigger) = if link.master.is_some() {
+        let (bearer, trigger) = if world.taker(self.ifindex).is_some() {
             (self.bearer?, Trigger::Cut)
         } else {
             (self.heir(world)?, Trigger::Join)
