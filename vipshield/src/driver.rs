@@ -131,7 +131,8 @@ pub struct Driver {
 /// What woke the driver.
 enum Wake {
     Events(Vec<Event>),
-    EventsLost,
+    /// Some were lost. These were heard before.
+    EventsLost(Vec<Event>),
     Beat,
     Tick,
     Scan,
@@ -173,7 +174,7 @@ impl Driver {
     /// Alive before anything is guarded, and everything seen before anything is decided.
     async fn begin(&mut self) -> Result<(), DriverError> {
         self.beat()?;
-        let snapshot = self.parts.monitor.snapshot().await?;
+        let snapshot = self.parts.monitor.snapshot(Vec::new()).await?;
         self.feed(snapshot).await?;
         self.scan().await?;
         match self.parts.vips.moved().await {
@@ -213,7 +214,7 @@ impl Driver {
                 Wake::Events(intents)
             }
             complete = monitor.read(|event| events.push(event)) => {
-                if complete? { Wake::Events(events) } else { Wake::EventsLost }
+                if complete? { Wake::Events(events) } else { Wake::EventsLost(events) }
             }
             read = programs.reports.read(|record| reports.extend(bpf::withheld(record))) => {
                 read?;
@@ -248,8 +249,12 @@ impl Driver {
                     self.feed(event).await?;
                 }
             }
-            Wake::EventsLost => {
-                let snapshot = self.parts.monitor.snapshot().await?;
+            Wake::EventsLost(events) => {
+                let intents = events.into_iter().filter_map(|event| match event {
+                    Event::Intent { intent } => Some(intent),
+                    _ => None,
+                });
+                let snapshot = self.parts.monitor.snapshot(intents.collect()).await?;
                 self.feed(snapshot).await?;
             }
             Wake::Beat => {

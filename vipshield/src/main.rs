@@ -220,7 +220,7 @@ async fn cleanup(options: Cleanup) -> Result<()> {
     let vips = Vips::new(handle.clone(), handle.clone());
     let mut homes = Vec::new();
     if let Event::Snapshot { links, .. } =
-        Monitor::open(handle.clone())?.snapshot().await?
+        Monitor::open(handle.clone())?.snapshot(Vec::new()).await?
     {
         for daemon in moved {
             homes.extend(give_back_sockets(daemon, &links)?);

@@ -25,6 +25,8 @@ pub enum Event {
         addresses: Vec<(u32, Address)>,
         /// Every route of the main table with its interface index.
         routes: Vec<(u32, Route)>,
+        /// What was heard before of what processes asked for: no snapshot shows that.
+        intents: Vec<Intent>,
     },
     /// A link appeared or changed.
     Link {

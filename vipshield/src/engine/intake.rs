@@ -16,7 +16,10 @@ use super::{
 impl Engine {
     pub(super) fn take_in(&mut self, event: Event, now: Duration) {
         match event {
-            Event::Snapshot { links, addresses, routes } => {
+            Event::Snapshot { links, addresses, routes, intents } => {
+                for intent in &intents {
+                    self.intent_heard(intent, now);
+                }
                 self.flashes.clear();
                 self.world.links = links.into_iter().map(|link| (link.ifindex, link)).collect();
                 self.world.addresses.clear();
@@ -33,7 +36,11 @@ impl Engine {
                     self.world.routes.entry(ifindex).or_default().insert(route);
                 }
                 let World { vips, addresses, .. } = &mut self.world;
-                vips.doubt(|ip| addresses.values().flatten().any(|address| address.ip == ip));
+                let is_somewhere =
+                    |ip| addresses.values().flatten().any(|address| address.ip == ip);
+                for ip in vips.doubt(is_somewhere) {
+                    self.nics.values_mut().for_each(|nic| nic.doubt(ip));
+                }
                 self.started = true;
             }
             Event::Link { link } => self.link_seen(link, now),

@@ -27,6 +27,9 @@ enum Seen {
     OnNic,
     /// On its bearer only: it may belong to the bridge alone.
     OnBearer,
+    /// On the NIC, and nowhere since events were lost: a daemon may have given it up, and another node
+    /// may have it. The daemons are told that it is gone, but nothing speaks for it.
+    Doubted,
 }
 
 /// A guarded NIC.
@@ -183,6 +186,12 @@ impl Nic {
         if !self.home.keys().any(|known| known.ip == address.ip) {
             self.home.insert(address, Seen::OnNic);
         }
+    }
+
+    /// Events were lost, and an address that a daemon wanted is nowhere.
+    pub(super) fn doubt(&mut self, ip: IpAddr) {
+        let doubted = self.home.iter_mut().filter(|(known, _)| known.ip == ip);
+        doubted.for_each(|(_, seen)| *seen = Seen::Doubted);
     }
 
     /// Looks at the world anew. Returns the phase it was in when that changed.
@@ -353,11 +362,17 @@ impl Nic {
 
     /// An address that a bridge holds is on its way, not gone: the node still has it.
     fn watch_addresses(&mut self, world: &World, now: Duration) {
+        let (ifindex, bearer) = (self.ifindex, self.bearer);
         let here = |address: Address| {
-            world.has_ip(self.ifindex, address.ip)
-                || self.bearer.is_some_and(|bearer| world.has_ip(bearer, address.ip))
+            world.has_ip(ifindex, address.ip)
+                || bearer.is_some_and(|bearer| world.has_ip(bearer, address.ip))
                 || (!address.is_link_local() && world.on_a_bridge(address.ip))
         };
+        for (address, seen) in &mut self.home {
+            if *seen == Seen::Doubted && here(*address) {
+                *seen = Seen::OnNic;
+            }
+        }
         let absent: Vec<Address> = self.home.keys().copied().filter(|a| !here(*a)).collect();
         self.absent.retain(|address, _| absent.contains(address));
         for address in absent {

@@ -21,6 +21,7 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use rtnetlink::Handle;
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 
@@ -83,15 +84,18 @@ impl Monitor {
         ] {
             socket.add_membership(group)?;
         }
-        if let Err(error) = socket.set_rx_buf_sz(RECEIVE_BUFFER) {
-            debug!("the monitor's receive buffer stays at its default: {error}");
+        // What is asked for without force is cut to `net.core.rmem_max`, which is 208 KiB by default.
+        if let Err(error) = set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER) {
+            debug!("the monitor's receive buffer is as large as may be: {error}");
+            socket.set_rx_buf_sz(RECEIVE_BUFFER)?;
         }
         debug!("rtnetlink monitor on descriptor {}", socket.as_raw_fd());
         Ok(Self { socket: watch(socket)?, handle, buffer: BytesMut::with_capacity(MESSAGE_BUFFER) })
     }
 
-    /// All links, addresses and routes of the main table as they are now.
-    pub async fn snapshot(&self) -> Result<Event, MonitorError> {
+    /// All links, addresses and routes of the main table as they are now. `intents` were heard before
+    /// some events were lost.
+    pub async fn snapshot(&self, intents: Vec<Intent>) -> Result<Event, MonitorError> {
         let links: Vec<LinkMessage> = self
             .handle
             .link()
@@ -115,27 +119,32 @@ impl Monitor {
             links: links.iter().filter_map(link).collect(),
             addresses: addresses.iter().filter_map(address).collect(),
             routes: routes.iter().filter_map(carry::decode).collect(),
+            intents,
         })
     }
 
-    /// Waits for something to happen and hands each event to `sink`. False: events were lost, and
-    /// a [`snapshot`](Self::snapshot) is due.
+    /// Waits for something to happen and hands each event to `sink`. False: events were lost after
+    /// those, and a [`snapshot`](Self::snapshot) is due.
+    ///
+    /// The kernel goes on losing events until the socket is read empty (`netlink_rcv_wake` in
+    /// `net/netlink/af_netlink.c`), and a snapshot is newer than what is left in it.
     ///
     /// Cancel safe: an event is either still in the socket or handed over.
     pub async fn read(&mut self, mut sink: impl FnMut(Event)) -> Result<bool, MonitorError> {
         let mut guard = self.socket.readable().await?;
+        let mut complete = true;
         loop {
             self.buffer.clear();
             match self.socket.get_ref().recv(&mut self.buffer, 0) {
                 Ok(_) => decode(&self.buffer, &mut sink),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     guard.clear_ready();
-                    return Ok(true);
+                    return Ok(complete);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     warn!("rtnetlink events were lost (ENOBUFS): looking at everything anew");
-                    return Ok(false);
+                    complete = false;
                 }
                 Err(error) => return Err(error.into()),
             }

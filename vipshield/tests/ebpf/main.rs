@@ -7,6 +7,7 @@ mod carry;
 mod daemon;
 mod frames;
 mod intent;
+mod monitor;
 mod namespace;
 mod shunt;
 mod tap;
@@ -90,6 +91,7 @@ const CASES: &[Case] = &[
     ("what is no proper solicitation is not", answer::no_solicitations),
     ("groups of what is answered are held", answer::groups),
     ("what was answered goes on as it came", answer::goes_on),
+    ("after lost events the monitor goes on", monitor::lost_events),
     ("a tool that starts is a hint", tools),
     ("tasks are reported by name", tasks),
 ];

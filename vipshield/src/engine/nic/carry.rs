@@ -6,9 +6,9 @@ use super::{
     super::{
         carry::{Plan, Route, Shunt, Trigger},
         phase::Phase,
-        world::World,
+        world::{Address, World},
     },
-    Nic,
+    Nic, Seen,
 };
 
 /// For so long a NIC that is free again is carried for: Kube-OVN puts its routes back after its
@@ -19,6 +19,12 @@ const LINGER: Duration = Duration::from_millis(500);
 const MAX_CARRIED: usize = 8;
 
 impl Nic {
+    /// What is delivered to this node, wherever it is.
+    fn carryable(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let doubted = |address: &Address| self.home.get(address) == Some(&Seen::Doubted);
+        self.movable().filter(move |address| !doubted(address)).map(|address| address.ip)
+    }
+
     /// Its routes are those it has when nothing disturbs it; within a transition they are what
     /// they were.
     pub(super) fn settle_routes(&mut self, world: &World, now: Duration) {
@@ -62,10 +68,10 @@ impl Nic {
             return Plan::default();
         }
         if port && self.phase.is_transition() {
-            let late = self.movable().map(|address| address.ip).filter(IpAddr::is_ipv6);
-            return Plan { addresses: late.collect(), ..Plan::default() };
+            let late = self.carryable().filter(IpAddr::is_ipv6).collect();
+            return Plan { addresses: late, ..Plan::default() };
         }
-        Plan { addresses: self.movable().map(|address| address.ip).collect(), routes: self.routes.clone(), in_use: !port }
+        Plan { addresses: self.carryable().collect(), routes: self.routes.clone(), in_use: !port }
     }
 
     /// Everything of which a part may be in force.
