@@ -294,23 +294,19 @@ async fn one_scenario(
 ) -> Outcome {
     let datapath = context.datapath;
     let began = clock::now();
-    let (result, reason, runs) = match scenario.hindrance(&context) {
-        Some(why) => ("skipped", Some(why), Vec::new()),
-        None => {
-            let mut outcome = scenario.run(context.clone()).await;
-            if let Err(error) = &outcome
-                && let Some(pause) = stalls.longest_since(began)
-            {
-                println!(
-                    "again {} (the machine stood still for {pause:?}; {error:#})",
-                    scenario.name
-                );
-                outcome = scenario.run(context).await;
-            }
-            match outcome {
-                Ok(runs) => ("ok", None, runs),
-                Err(error) => ("FAILED", Some(format!("{error:#}")), Vec::new()),
-            }
+    let (result, reason, runs) = if let Some(why) = scenario.hindrance(&context) {
+        ("skipped", Some(why), Vec::new())
+    } else {
+        let mut outcome = scenario.run(context.clone()).await;
+        if let Err(error) = &outcome
+            && let Some(pause) = stalls.longest_since(began)
+        {
+            println!("again {} (the machine stood still for {pause:?}; {error:#})", scenario.name);
+            outcome = scenario.run(context).await;
+        }
+        match outcome {
+            Ok(runs) => ("ok", None, runs),
+            Err(error) => ("FAILED", Some(format!("{error:#}")), Vec::new()),
         }
     };
     let seconds = clock::now().saturating_duration_since(began).as_secs_f64();
