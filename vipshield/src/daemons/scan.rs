@@ -76,6 +76,12 @@ impl Scanner {
         self.namespace
     }
 
+    /// Whether the last scan found a daemon of this process id.
+    #[must_use]
+    pub fn knows(&self, pid: u32) -> bool {
+        self.known.range((pid, 0)..=(pid, u64::MAX)).next().is_some()
+    }
+
     /// Remembers that a socket carries this vipshield's guard.
     pub fn remember(&mut self, socket: SocketId, cookie: u64) {
         self.guarded.insert(socket.inode, cookie);
