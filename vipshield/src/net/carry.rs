@@ -47,9 +47,9 @@ pub const PROTOCOL: u8 = 118;
 pub const SPARE_TABLE: u32 = 5252;
 /// Metric of the local routes: worse than any of the kernel's.
 const LOCAL_METRIC: u32 = 5252;
-/// Priority of the first rule; others follow. Behind the rules of others, before the main table's
-/// (32766).
-const FIRST_RULE: u32 = 32_600;
+/// Priority of the first rule for the default route. Behind the rules of others, before the main
+/// table's (32766); those for longer prefixes come before it.
+const DEFAULT_RULE: u32 = 32_764;
 /// Rules are bounded: so many destinations.
 const MAX_PREFIXES: usize = 64;
 /// Seconds for which anchor and IPv6 routes last unless they are renewed.
@@ -96,7 +96,7 @@ impl Carrier {
         let rule = Object::Rule(Box::new(rule(
             IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             0,
-            FIRST_RULE,
+            DEFAULT_RULE,
             SPARE_TABLE,
         )));
         for add in [true, false] {
@@ -288,8 +288,10 @@ fn objects(nic: u32, plan: &Plan) -> Vec<Object> {
     }
     for ipv6 in [false, true] {
         let prefixes = plan.prefixes(ipv6);
-        for (at, (ip, length)) in prefixes.into_iter().take(MAX_PREFIXES).enumerate() {
-            let priority = FIRST_RULE + 2 * at as u32;
+        for (ip, length) in prefixes.into_iter().take(MAX_PREFIXES) {
+            // Each length has its own: a rule without a prefix to delete is to the kernel any rule of
+            // its priority and table (`fib4_rule_compare` in `net/ipv4/fib_rules.c`).
+            let priority = DEFAULT_RULE - 2 * u32::from(length);
             let mut main = rule(ip, length, priority, u32::from(RT_TABLE_MAIN));
             main.attributes.push(RuleAttribute::SuppressPrefixLen(u32::from(length)));
             objects.push(Object::Rule(Box::new(main)));

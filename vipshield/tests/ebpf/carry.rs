@@ -234,7 +234,7 @@ pub(crate) fn half_carried() -> Result<(), Failed> {
     let nic = stage.index("nic")?;
     let carrier = Carrier::new(stage.handle());
     let whole = plan()?;
-    // With fewer destinations the rules have other priorities.
+    // A rule for the default route must not be mistaken for another that has its priority.
     let half = |length: u8| {
         let mut half = whole.clone();
         half.routes.retain(|route| route.prefix_len != length);
