@@ -2,10 +2,14 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+
+/// The name of the script that keepalived runs, and of its file beside the notify FIFO.
+pub const CHECK: &str = "check";
 
 /// An address with its prefix length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +150,8 @@ pub struct LabConfig {
     pub instances: Vec<InstanceConfig>,
     /// Seconds between adverts. Fractions make it VRRP version 3.
     pub advert_int: f64,
+    /// What the script says that keepalived runs every second, if it runs one.
+    pub check: Option<String>,
     /// What the first NIC of every node is.
     pub shape: NicShape,
     /// A second NIC.
@@ -184,6 +190,7 @@ impl LabConfig {
             shape: NicShape::Plain,
             second: None,
             sync_group: false,
+            check: None,
             commands: Vec::new(),
         }
     }
@@ -221,11 +228,20 @@ impl LabConfig {
     pub fn keepalived(&self, node: &NodeConfig, fifo: &str) -> String {
         use std::fmt::Write as _;
         let version = if self.advert_int.fract() == 0.0 { 2 } else { 3 };
+        let check = Path::new(fifo).with_file_name(CHECK);
         let mut text = format!(
             "global_defs {{\n  router_id {}\n  vrrp_version {version}\n  script_user root\n  \
              vrrp_notify_fifo {fifo}\n}}\n",
             node.name
         );
+        if self.check.is_some() {
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                text,
+                "vrrp_script {CHECK} {{\n  script {}\n  interval 1\n}}",
+                check.display()
+            );
+        }
         for instance in &self.instances {
             text.push_str(&self.instance(node, instance));
         }
@@ -266,6 +282,9 @@ impl LabConfig {
         for option in &instance.options {
             let own = own(node).map(|own| own.to_string()).unwrap_or_default();
             let _ = writeln!(text, "  {}", option.replace("OWN", &own));
+        }
+        if self.check.is_some() {
+            let _ = writeln!(text, "  track_script {{\n    {CHECK}\n  }}");
         }
         text.push_str("  virtual_ipaddress {\n");
         // A virtual MAC has an interface of its own for its addresses.
@@ -315,6 +334,15 @@ mod tests {
         let text = config.keepalived(&config.nodes[0], "/run/x/notify");
         assert!(text.contains("  mcast_src_ip 192.0.2.11\n  nopreempt\n  virtual_ipaddress {\n"));
         assert!(text.ends_with("vrrp_sync_group VG_1 {\n  group {\n    VI_1\n  }\n}\n"));
+    }
+
+    #[test]
+    fn keepalived_runs_its_check() {
+        let mut config = LabConfig::new(DatapathKind::Bridge);
+        config.check = Some("true".to_owned());
+        let text = config.keepalived(&config.nodes[0], "/run/x/notify");
+        assert!(text.contains("vrrp_script check {\n  script /run/x/check\n  interval 1\n}\n"));
+        assert!(text.contains("  track_script {\n    check\n  }\n  virtual_ipaddress {\n"));
     }
 
     #[test]

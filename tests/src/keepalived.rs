@@ -1,8 +1,9 @@
 //! A real keepalived on a node, and what it says about itself.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::Read;
 use std::os::fd::AsFd;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -15,7 +16,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
 use crate::clock;
-use crate::config::LabConfig;
+use crate::config::{CHECK, LabConfig};
 use crate::lab::Node;
 use crate::process::{Daemon, Program, be_punctual};
 
@@ -55,6 +56,12 @@ impl Keepalived {
         }
         let text = config.keepalived(&node.config, &fifo.display().to_string());
         std::fs::write(&conf, text).with_context(|| format!("cannot write {}", conf.display()))?;
+        if let Some(check) = &config.check {
+            let file = dir.join(CHECK);
+            std::fs::write(&file, check)
+                .and_then(|()| std::fs::set_permissions(&file, Permissions::from_mode(0o700)))
+                .with_context(|| format!("cannot write {}", file.display()))?;
+        }
 
         // Opened for writing too, so that it never ends while keepalived restarts.
         let pipe = File::options().read(true).write(true).open(&fifo).context("notify FIFO")?;

@@ -3,6 +3,8 @@
 //! It hands events to the engine and carries out its actions, one after the other, in one thread.
 //! Nothing it does waits for anything but the kernel's answer to a request.
 
+mod tasks;
+
 use std::{collections::VecDeque, future::pending, io, net::IpAddr, time::Duration};
 
 use log::{Level, debug, log, warn};
@@ -13,7 +15,7 @@ use tokio::{
     sync::oneshot,
     time::{Instant, MissedTickBehavior, error::Elapsed, interval, sleep_until, timeout},
 };
-use vipshield_common::{guard::GuardedSocket, tasks::TaskChange};
+use vipshield_common::{guard::GuardedSocket, tasks::TaskEvent};
 
 use crate::{
     bpf::{self, BpfError, Programs, Pulse},
@@ -38,16 +40,6 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// How often daemons are looked for when nothing else says so: a socket that a daemon opened anew
 /// is found by this.
 const SCAN: Duration = Duration::from_secs(1);
-/// When daemons are looked for after one of them was seen to exec or fork: it opens its sockets
-/// some moments later.
-const SCANS_AFTER_TASK: [Duration; 6] = [
-    Duration::ZERO,
-    Duration::from_millis(5),
-    Duration::from_millis(20),
-    Duration::from_millis(60),
-    Duration::from_millis(150),
-    Duration::from_millis(400),
-];
 /// Events kept for `vipshield events`.
 const RECENT: usize = 256;
 
@@ -142,11 +134,12 @@ pub struct Driver {
 /// What woke the driver.
 enum Wake {
     Events(Vec<Event>),
-    EventsLost,
+    /// Some were lost. These were heard before.
+    EventsLost(Vec<Event>),
     Beat,
     Tick,
     Scan,
-    Tasks(Vec<TaskChange>),
+    Tasks(Vec<TaskEvent>),
     Asked(Request, oneshot::Sender<Answer>),
     Scraped(oneshot::Sender<Status>),
     Stop(&'static str),
@@ -185,7 +178,7 @@ impl Driver {
 
     /// Alive before anything is guarded, and everything seen before anything is decided.
     async fn begin(&mut self) -> Result<(), DriverError> {
-        let snapshot = self.parts.monitor.snapshot().await?;
+        let snapshot = self.parts.monitor.snapshot(Vec::new()).await?;
         let daemons = self.look()?;
         let names = self.parts.programs.inherited_names(&cookies(&daemons));
         self.feed(Event::Inherited { names }).await?;
@@ -228,7 +221,7 @@ impl Driver {
                 Wake::Events(intents)
             }
             complete = monitor.read(|event| events.push(event)) => {
-                if complete? { Wake::Events(events) } else { Wake::EventsLost }
+                if complete? { Wake::Events(events) } else { Wake::EventsLost(events) }
             }
             read = programs.reports.read(|record| reports.extend(bpf::withheld(record))) => {
                 read?;
@@ -242,9 +235,7 @@ impl Driver {
             }
             read = programs.tasks.read(|record| tasks.extend(bpf::task_event(record))) => {
                 read?;
-                Wake::Tasks(
-                    tasks.iter().filter_map(|task| TaskChange::from_u32(task.change)).collect(),
-                )
+                Wake::Tasks(tasks)
             }
             () = at(tick) => Wake::Tick,
             () = at(scan) => Wake::Scan,
@@ -263,8 +254,12 @@ impl Driver {
                     self.feed(event).await?;
                 }
             }
-            Wake::EventsLost => {
-                let snapshot = self.parts.monitor.snapshot().await?;
+            Wake::EventsLost(events) => {
+                let intents = events.into_iter().filter_map(|event| match event {
+                    Event::Intent { intent } => Some(intent),
+                    _ => None,
+                });
+                let snapshot = self.parts.monitor.snapshot(intents.collect()).await?;
                 self.feed(snapshot).await?;
             }
             Wake::Beat => {
@@ -275,16 +270,14 @@ impl Driver {
             }
             Wake::Tick => self.feed(Event::Tick).await?,
             Wake::Scan => self.scan().await?,
-            Wake::Tasks(changes) => {
-                if changes.contains(&TaskChange::Tool) {
+            Wake::Tasks(tasks) => {
+                if tasks::is_hint(&tasks) {
                     self.feed(Event::Hint).await?;
                 }
-                // Not a fork: keepalived forks for every script it runs.
-                let turnover = |c: &TaskChange| matches!(c, TaskChange::Exec | TaskChange::Exit);
-                if changes.iter().any(turnover) {
+                if tasks::is_turnover(&tasks, |pid| self.parts.scanner.knows(pid)) {
                     self.feed(Event::Turnover).await?;
                 }
-                self.look_soon(&changes);
+                self.look_soon(tasks::looks(&tasks));
             }
             Wake::Asked(request, back) => {
                 let answer = match request {
@@ -316,21 +309,12 @@ impl Driver {
         }
     }
 
-    fn look_soon(&mut self, changes: &[TaskChange]) {
-        if changes.iter().all(|change| *change == TaskChange::Tool) {
-            return;
-        }
+    fn look_soon(&mut self, delays: &[Duration]) {
         let now = clock();
-        // An exit is seen before the task's files are closed: it is over some moments later.
-        let opens = |change: &TaskChange| {
-            matches!(change, TaskChange::Exec | TaskChange::Fork | TaskChange::Reload)
-        };
-        let born = changes.iter().any(opens);
-        let delays = if born { &SCANS_AFTER_TASK[..] } else { &SCANS_AFTER_TASK[1..4] };
         let mut scans: Vec<Instant> =
             self.scans.drain(..).chain(delays.iter().map(|delay| now + *delay)).collect();
         scans.sort_unstable();
-        scans.truncate(2 * SCANS_AFTER_TASK.len());
+        scans.truncate(tasks::MOST_LOOKS);
         self.scans = scans.into();
     }
 

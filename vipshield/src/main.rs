@@ -173,10 +173,13 @@ fn give_back_sockets(daemon: &Daemon, links: &[Link]) -> Result<Vec<(u32, u32)>>
             daemons::speak_from_anywhere(file, false)
                 .with_context(|| format!("{} {}, {}", daemon.name, daemon.pid, socket.id))?;
         }
-        if let Some(nic) = daemons::home(socket, &joined(socket), links) {
-            daemons::rebind(file, socket.family, socket.bound, nic, nic)
-                .with_context(|| format!("{} {}, {}", daemon.name, daemon.pid, socket.id))?;
-            info!("{} {}: {} is back on interface {nic}", daemon.name, daemon.pid, socket.id);
+        let joined = joined(socket);
+        if let Some(nic) = daemons::home(socket, &joined, links) {
+            if !daemons::stays(&joined, nic, links) {
+                daemons::rebind(file, socket.family, socket.bound, nic, nic)
+                    .with_context(|| format!("{} {}, {}", daemon.name, daemon.pid, socket.id))?;
+                info!("{} {}: {} is back on interface {nic}", daemon.name, daemon.pid, socket.id);
+            }
             homes.extend(socket.bound.map(|from| (from, nic)));
         }
     }
@@ -216,7 +219,9 @@ async fn cleanup(options: Cleanup) -> Result<()> {
     let moved: Vec<&Daemon> = found.iter().filter(left_behind).collect();
     let vips = Vips::new(handle.clone(), handle.clone());
     let mut homes = Vec::new();
-    if let Event::Snapshot { links, .. } = Monitor::open(handle.clone())?.snapshot().await? {
+    if let Event::Snapshot { links, .. } =
+        Monitor::open(handle.clone())?.snapshot(Vec::new()).await?
+    {
         for daemon in moved {
             homes.extend(give_back_sockets(daemon, &links)?);
         }

@@ -70,7 +70,7 @@ async fn leave(
     directory: &str,
 ) -> Runs {
     let mut lab = Lab::build(LabConfig::new(context.datapath)).await?;
-    let outcome = left(&context, &mut lab, sequence, kind, end).await;
+    let outcome = Box::pin(left(&context, &mut lab, sequence, kind, end)).await;
     if let Some(logs) = &context.logs {
         lab.save_logs(&logs.join(directory))?;
     }

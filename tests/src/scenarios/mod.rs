@@ -13,6 +13,7 @@ mod real_failures;
 mod restarts;
 mod rough;
 mod scene;
+mod scripts;
 mod variants;
 mod wire;
 
@@ -168,6 +169,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(owners::scenarios());
     all.extend(real_failures::scenarios());
     all.extend(restarts::scenarios());
+    all.extend(scripts::scenarios());
     all.extend(midway::scenarios());
     all.extend(wire::scenarios());
     all

@@ -88,6 +88,14 @@ pub fn home(socket: &VrrpSocket, joined: &[u32], links: &[Link]) -> Option<u32> 
     port.or_else(twin).map(|link| link.ifindex)
 }
 
+/// Whether a VRRP socket that belongs to `nic` is best left where it is bound. Nothing tells of one
+/// that is a member of no group whether its daemon found the bridge by the NIC's name and made it
+/// there; and as long as the NIC is a port, it would hear nobody there.
+#[must_use]
+pub fn stays(joined: &[u32], nic: u32, links: &[Link]) -> bool {
+    joined.is_empty() && links.iter().any(|link| link.ifindex == nic && link.master.is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,5 +141,12 @@ mod tests {
         assert_eq!(home(&bound(Some(BRIDGE)), &[], &links(Some(BRIDGE))), Some(NIC));
         assert_eq!(home(&bound(Some(BRIDGE)), &[], &links(None)), Some(NIC));
         assert_eq!(home(&bound(Some(9)), &[], &links(None)), None);
+    }
+
+    #[test]
+    fn a_socket_of_no_group_stays_as_long_as_the_nic_is_a_port() {
+        assert!(stays(&[], NIC, &links(Some(BRIDGE))));
+        assert!(!stays(&[], NIC, &links(None)));
+        assert!(!stays(&[NIC, BRIDGE], NIC, &links(Some(BRIDGE))));
     }
 }

@@ -12,7 +12,7 @@ mod sockopt;
 
 pub use self::{
     borrow::{BorrowError, borrow},
-    home::home,
+    home::{home, stays},
     scan::{ScanError, Scanner},
     socket::{
         AttachedFilter, SocketError, attached_filter, cookie, detach_filter, is_member, port,

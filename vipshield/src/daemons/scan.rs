@@ -38,6 +38,13 @@ pub struct ScanError {
     source: io::Error,
 }
 
+/// A process that may be a daemon.
+struct Found {
+    /// Its parent's process id.
+    parent: u32,
+    daemon: Daemon,
+}
+
 /// See the [module](self).
 pub struct Scanner {
     names: Vec<String>,
@@ -69,6 +76,12 @@ impl Scanner {
         self.namespace
     }
 
+    /// Whether the last scan found a daemon of this process id.
+    #[must_use]
+    pub fn knows(&self, pid: u32) -> bool {
+        self.known.range((pid, 0)..=(pid, u64::MAX)).next().is_some()
+    }
+
     /// Remembers that a socket carries this vipshield's guard.
     pub fn remember(&mut self, socket: SocketId, cookie: u64) {
         self.guarded.insert(socket.inode, cookie);
@@ -88,16 +101,15 @@ impl Scanner {
     ) -> Result<(Vec<Daemon>, Vec<u64>), ScanError> {
         let proc = Path::new("/proc");
         let failed = |source| ScanError { path: proc.to_owned(), source };
-        let mut daemons = Vec::new();
+        let mut found = Vec::new();
         for entry in fs::read_dir(proc).map_err(failed)? {
             let Ok(entry) = entry else { continue };
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            if let Some(daemon) = self.look_at(pid, &entry.path(), leftover) {
-                daemons.push(daemon);
-            }
+            found.extend(self.look_at(pid, &entry.path(), leftover));
         }
+        let mut daemons = originals(found);
         self.homes.find(daemons.iter_mut().map(|daemon| daemon.vrrp.as_mut_slice()));
         self.known = daemons.iter().map(|daemon| (daemon.pid, daemon.start_time)).collect();
         let monitors = daemons.iter().flat_map(|daemon| &daemon.monitors).map(|m| m.id.inode);
@@ -114,7 +126,7 @@ impl Scanner {
         pid: u32,
         directory: &Path,
         leftover: &mut dyn FnMut() -> bool,
-    ) -> Option<Daemon> {
+    ) -> Option<Found> {
         let executable = match fs::read_link(directory.join("exe")) {
             Ok(executable) => executable,
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -130,10 +142,11 @@ impl Scanner {
         {
             return None;
         }
+        let (parent, start_time) = origin(&fs::read_to_string(directory.join("stat")).ok()?)?;
         let mut daemon = Daemon {
             trouble: None,
             pid,
-            start_time: start_time(&fs::read_to_string(directory.join("stat")).ok()?)?,
+            start_time,
             name: name.to_owned(),
             role: Role::Checkers,
             commands: Vec::new(),
@@ -162,28 +175,30 @@ impl Scanner {
         daemon.commands.sort_unstable_by_key(|command| command.id);
         daemon.monitors.sort_unstable_by_key(|monitor| monitor.id);
         daemon.vrrp.sort_unstable_by_key(|socket| socket.id);
-        Some(daemon)
+        Some(Found { parent, daemon })
     }
 
     /// A process that may not be looked at: its command name and start time are all there is to
     /// see of it (`PTRACE_MODE_READ_FSCREDS` in `ptrace(2)`), its network namespace is not.
-    fn hidden(&self, pid: u32, directory: &Path, error: &io::Error) -> Option<Daemon> {
+    fn hidden(&self, pid: u32, directory: &Path, error: &io::Error) -> Option<Found> {
         let comm = fs::read_to_string(directory.join("comm")).ok()?;
         let comm = comm.trim_end();
         let name = self.names.iter().find(|name| {
             let cut = name.get(..COMM_LENGTH).unwrap_or(name);
             cut == comm
         })?;
-        Some(Daemon {
+        let (parent, start_time) = origin(&fs::read_to_string(directory.join("stat")).ok()?)?;
+        let daemon = Daemon {
             pid,
-            start_time: start_time(&fs::read_to_string(directory.join("stat")).ok()?)?,
+            start_time,
             name: name.clone(),
             role: Role::Checkers,
             commands: Vec::new(),
             monitors: Vec::new(),
             vrrp: Vec::new(),
             trouble: Some(format!("looking at the process: {error}{NEEDS_PTRACE}")),
-        })
+        };
+        Some(Found { parent, daemon })
     }
 
     fn look_at_socket(
@@ -256,10 +271,39 @@ fn socket_id(pid: u32, entry: &fs::DirEntry) -> Option<SocketId> {
     Some(SocketId { pid, fd, inode })
 }
 
-/// Field 22 of `/proc/PID/stat`; the second, a name in parentheses, may hold anything.
-fn start_time(stat: &str) -> Option<u64> {
+/// Those that are no copies. A daemon forks for every script that it runs: until the child executes
+/// something else, and with `system(3)` for as long as the script runs, it is the same executable with
+/// the same sockets.
+fn originals(found: Vec<Found>) -> Vec<Daemon> {
+    let sockets: Vec<BTreeSet<u64>> = found.iter().map(|one| inodes(&one.daemon)).collect();
+    let is_copy = |copy: &Found| {
+        let held = inodes(&copy.daemon);
+        !held.is_empty()
+            && found.iter().zip(&sockets).any(|(one, all)| {
+                let Daemon { pid, start_time, .. } = one.daemon;
+                (pid == copy.parent || start_time < copy.daemon.start_time) && held.is_subset(all)
+            })
+    };
+    let copies: Vec<bool> = found.iter().map(is_copy).collect();
+    let each = found.into_iter().zip(copies);
+    each.filter(|(_, is_copy)| !is_copy).map(|(one, _)| one.daemon).collect()
+}
+
+/// The sockets that make it a daemon.
+fn inodes(daemon: &Daemon) -> BTreeSet<u64> {
+    let monitors = daemon.monitors.iter().map(|monitor| monitor.id);
+    let commands = daemon.commands.iter().map(|command| command.id);
+    let vrrp = daemon.vrrp.iter().map(|socket| socket.id);
+    monitors.chain(commands).chain(vrrp).map(|id| id.inode).collect()
+}
+
+/// The parent's process id and the start time: fields 4 and 22 of `/proc/PID/stat`. The second, a name
+/// in parentheses, may hold anything.
+fn origin(stat: &str) -> Option<(u32, u64)> {
     let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(19)?.parse().ok()
+    let mut fields = fields.split_whitespace();
+    let parent = fields.nth(1)?.parse().ok()?;
+    Some((parent, fields.nth(17)?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -267,11 +311,70 @@ mod tests {
     use super::*;
 
     #[test]
-    fn start_time_is_found_behind_any_name() {
+    fn parent_and_start_time_are_found_behind_any_name() {
         let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
-        assert_eq!(start_time(&format!("12 (keepalived) {rest}")), Some(4711));
-        assert_eq!(start_time(&format!("12 (a) b) (c) {rest}")), Some(4711));
-        assert_eq!(start_time("12 (cut"), None);
-        assert_eq!(start_time(""), None);
+        assert_eq!(origin(&format!("12 (keepalived) {rest}")), Some((1, 4711)));
+        assert_eq!(origin(&format!("12 (a) b) (c) {rest}")), Some((1, 4711)));
+        assert_eq!(origin("12 (cut"), None);
+        assert_eq!(origin("12 (cut) S 1"), None);
+        assert_eq!(origin(""), None);
+    }
+
+    /// A process with a monitor socket, a command socket and a VRRP socket of these inodes.
+    fn process(pid: u32, parent: u32, start_time: u64, inodes: [Option<u64>; 3]) -> Found {
+        let id = |inode| SocketId { pid, fd: 7, inode };
+        let [monitor, command, vrrp] = inodes.map(|inode| inode.map(id));
+        let filter = Filter::None;
+        let family = Family::Ipv4;
+        let daemon = Daemon {
+            pid,
+            start_time,
+            name: "keepalived".to_owned(),
+            role: Role::Vrrp,
+            monitors: monitor.map(|id| MonitorSocket { id, filter }).into_iter().collect(),
+            commands: command.map(|id| CommandSocket { id, port: 9, filter }).into_iter().collect(),
+            vrrp: vrrp
+                .map(|id| VrrpSocket { id, family, bound: None, home: None })
+                .into_iter()
+                .collect(),
+            trouble: None,
+        };
+        Found { parent, daemon }
+    }
+
+    fn left(found: Vec<Found>) -> Vec<u32> {
+        originals(found).into_iter().map(|daemon| daemon.pid).collect()
+    }
+
+    #[test]
+    fn a_child_that_has_not_executed_its_script_is_no_daemon() {
+        let all = [Some(1), Some(2), Some(3)];
+        let daemon = || process(700, 699, 50, all);
+        // Process ids start anew after the last: the child may have the lower one.
+        for pid in [12, 701] {
+            assert_eq!(left(vec![process(pid, 700, 50, all), daemon()]), [700]);
+            assert_eq!(left(vec![daemon(), process(pid, 700, 60, all)]), [700]);
+            // It has closed some of them.
+            assert_eq!(left(vec![daemon(), process(pid, 700, 60, [Some(1), None, None])]), [700]);
+        }
+        // What system(3) starts is the child of a child.
+        let grandchild = process(702, 701, 60, all);
+        assert_eq!(left(vec![daemon(), process(701, 700, 60, all), grandchild]), [700]);
+        let orphan = process(702, 1, 60, all);
+        assert_eq!(left(vec![daemon(), orphan]), [700], "its parent has ended");
+    }
+
+    #[test]
+    fn what_has_sockets_of_its_own_is_a_daemon() {
+        let none = [None; 3];
+        let daemon = || process(700, 699, 50, [Some(1), Some(2), Some(3)]);
+        let checkers = process(701, 699, 50, [Some(11), None, None]);
+        assert_eq!(left(vec![daemon(), checkers]), [700, 701]);
+        let child = process(701, 700, 60, [Some(1), Some(2), Some(33)]);
+        assert_eq!(left(vec![daemon(), child]), [700, 701]);
+        // One that reloads, or cannot be looked at, has none that could be seen.
+        assert_eq!(left(vec![daemon(), process(701, 700, 60, none)]), [700, 701]);
+        // The daemon has died, and its script has not.
+        assert_eq!(left(vec![process(701, 1, 60, [Some(1), Some(2), Some(3)])]), [701]);
     }
 }

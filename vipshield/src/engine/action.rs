@@ -97,8 +97,8 @@ pub enum Action {
     Carry {
         /// The NIC.
         ifindex: u32,
-        /// What is in force.
-        old: Plan,
+        /// What is in force. Of more than one, after a failure: any part of them.
+        old: Vec<Plan>,
         /// What is to be.
         new: Plan,
     },

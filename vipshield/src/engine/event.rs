@@ -25,6 +25,8 @@ pub enum Event {
         addresses: Vec<(u32, Address)>,
         /// Every route of the main table with its interface index.
         routes: Vec<(u32, Route)>,
+        /// What was heard before of what processes asked for: no snapshot shows that.
+        intents: Vec<Intent>,
     },
     /// A link appeared or changed.
     Link {
@@ -87,6 +89,18 @@ pub enum Event {
         ifindex: u32,
         /// The route.
         route: Route,
+        /// It took the place of the one, on whatever interface, that had its destination and metric.
+        /// The kernel says nothing else of the end of that.
+        replaces: bool,
+    },
+    /// The same for one that no single interface has: it has several next hops, or leads nowhere.
+    RouteReplaced {
+        /// Where the old one led to.
+        destination: IpAddr,
+        /// Length of the destination's prefix.
+        prefix_len: u8,
+        /// Its priority.
+        metric: u32,
     },
     /// A route of the main table is gone.
     RouteRemoved {

@@ -26,8 +26,9 @@ impl Engine {
             if let Some(nic) = self.nics.remove(&ifindex) {
                 let text = "the interface was removed; the daemons know".to_owned();
                 tell(&mut self.actions, Weight::Warning, Some(&nic.name), text);
+                let old = nic.carried();
                 self.want(Action::ClearPolicy { ifindex, name: nic.name });
-                self.want(Action::Carry { ifindex, old: nic.carry, new: Plan::default() });
+                self.want(Action::Carry { ifindex, old, new: Plan::default() });
                 self.want(Action::Shunt { ifindex, shunt: None });
             }
         }

@@ -91,8 +91,7 @@ impl Engine {
     /// Whether what left through this interface comes from this node. A port also sends what its
     /// bridge forwards for others.
     fn is_sent_here(&self, nic: u32, ifindex: u32, source: IpAddr) -> bool {
-        let forwards =
-            ifindex == nic && self.world.links.get(&nic).is_some_and(|link| link.master.is_some());
+        let forwards = ifindex == nic && self.world.taker(nic).is_some();
         !forwards || self.is_here(nic, source)
     }
 

@@ -16,7 +16,10 @@ use super::{
 impl Engine {
     pub(super) fn take_in(&mut self, event: Event, now: Duration) {
         match event {
-            Event::Snapshot { links, addresses, routes } => {
+            Event::Snapshot { links, addresses, routes, intents } => {
+                for intent in &intents {
+                    self.intent_heard(intent, now);
+                }
                 self.flashes.clear();
                 self.world.links = links.into_iter().map(|link| (link.ifindex, link)).collect();
                 self.world.addresses.clear();
@@ -33,7 +36,11 @@ impl Engine {
                     self.world.routes.entry(ifindex).or_default().insert(route);
                 }
                 let World { vips, addresses, .. } = &mut self.world;
-                vips.doubt(|ip| addresses.values().flatten().any(|address| address.ip == ip));
+                let is_somewhere =
+                    |ip| addresses.values().flatten().any(|address| address.ip == ip);
+                for ip in vips.doubt(is_somewhere) {
+                    self.nics.values_mut().for_each(|nic| nic.doubt(ip));
+                }
                 self.started = true;
             }
             Event::Inherited { names } => self.inherited = names,
@@ -70,10 +77,16 @@ impl Engine {
             Event::Intent { intent } => self.intent_heard(&intent, now),
             Event::Moved { addresses } => self.inherit(&addresses, now),
             Event::Granted { port } => self.granted(port, now),
-            Event::Route { ifindex, route } => {
+            Event::Route { ifindex, route, replaces } => {
+                if replaces {
+                    self.world.route_replaced(route.destination, route.prefix_len, route.metric);
+                }
                 let routes = self.world.routes.entry(ifindex).or_default();
                 routes.retain(|known| known.key() != route.key());
                 routes.insert(route);
+            }
+            Event::RouteReplaced { destination, prefix_len, metric } => {
+                self.world.route_replaced(destination, prefix_len, metric);
             }
             Event::RouteRemoved { ifindex, route } => {
                 if let Some(routes) = self.world.routes.get_mut(&ifindex) {
@@ -200,8 +213,17 @@ impl Engine {
             daemon.is_some_and(|daemon| daemon.vrrp.iter().any(|vrrp| vrrp.id == *socket))
         };
         self.placed.retain(|socket, _| there(socket));
+        self.made.retain(|socket, _| there(socket));
+        for daemon in self.world.daemons.values() {
+            let stale = daemon.monitors.iter().any(|monitor| monitor.filter == Filter::Stale);
+            for socket in &daemon.vrrp {
+                self.made.entry(socket.id).or_insert(socket.bound.filter(|_| !stale));
+            }
+        }
         self.speaking.retain(there);
         self.look_for_sockets(&before);
+        // One of those that were found now may have said already that it takes it over.
+        orphans.retain(|ip| !self.world.vips.is_wanted(*ip));
         for ip in orphans {
             self.take_down(ip);
         }
@@ -286,11 +308,6 @@ impl Engine {
                     found.bound = Some(*to);
                 }
             }
-            Action::Carry { ifindex, .. } => {
-                if let Some(nic) = self.nics.get_mut(ifindex) {
-                    nic.half_carried = None;
-                }
-            }
             Action::Shunt { ifindex, .. } => {
                 if let Some(nic) = self.nics.get_mut(ifindex) {
                     nic.half_laid = false;
@@ -298,6 +315,7 @@ impl Engine {
             }
             Action::SetPolicy { .. }
             | Action::SetCommandPorts { .. }
+            | Action::Carry { .. }
             | Action::Speak { from_anywhere: false, .. }
             | Action::StandIn { .. }
             | Action::ClearPolicy { .. }
@@ -333,7 +351,7 @@ impl Engine {
             }
             Action::Carry { ifindex, old, new } => {
                 if let Some(nic) = self.nics.get_mut(ifindex) {
-                    nic.carry = old.clone();
+                    nic.carry.clone_from(old);
                     nic.half_carried = Some(new.clone());
                 }
             }

@@ -14,6 +14,7 @@ mod arming;
 mod carry;
 mod claims;
 mod daemons;
+mod ending;
 mod event;
 mod failed;
 mod find;
@@ -111,6 +112,9 @@ pub struct Engine {
     pending: Vec<Action>,
     /// Guarded sockets whose daemons were told a NIC's address.
     introduced: BTreeSet<(SocketId, u32)>,
+    /// Where VRRP sockets were bound when they were first seen; none for those that an earlier
+    /// vipshield may have moved.
+    made: BTreeMap<SocketId, Option<u32>>,
     /// The bridges that VRRP sockets were put on.
     placed: BTreeMap<SocketId, u32>,
     /// VRRP sockets that may send from an address that is not there for the moment.
@@ -159,6 +163,7 @@ impl Engine {
             failed: Vec::new(),
             pending: Vec::new(),
             introduced: BTreeSet::new(),
+            made: BTreeMap::new(),
             placed: BTreeMap::new(),
             speaking: BTreeSet::new(),
             names: Names::default(),
@@ -384,14 +389,17 @@ impl Engine {
         let Some(nic) = self.nics.get(&ifindex) else { return };
         let new = nic.wanted_carry(&self.world, self.arming.is_armed(), now);
         let old = match &nic.half_carried {
-            Some(half) if new == nic.carry => half.clone(),
-            _ if new == nic.carry => return,
-            _ => nic.carry.clone(),
+            // The same again.
+            Some(half) if *half == new => nic.carry.clone(),
+            Some(_) => nic.carried(),
+            None if nic.carry == [new.clone()] => return,
+            None => nic.carry.clone(),
         };
         if self.want(Action::Carry { ifindex, old, new: new.clone() })
             && let Some(nic) = self.nics.get_mut(&ifindex)
         {
-            nic.carry = new;
+            nic.carry = vec![new];
+            nic.half_carried = None;
         }
     }
 
@@ -409,7 +417,7 @@ impl Engine {
 
     /// A port has no address of its own; a daemon that starts must find one on it.
     fn stand_in(&mut self, ifindex: u32) {
-        let port = self.world.links.get(&ifindex).is_some_and(|link| link.master.is_some());
+        let port = self.world.taker(ifindex).is_some();
         let wanted = port && self.turnover_until.is_some();
         if self.nics.get(&ifindex).is_some_and(|nic| nic.stood_in != wanted)
             && self.want(Action::StandIn { ifindex, wanted })
@@ -471,77 +479,10 @@ impl Engine {
         }
     }
 
-    /// Leaves every daemon with the truth and without the guard.
-    fn let_go(&mut self) {
-        let sockets = self.guarded_sockets();
-        let mut last = Vec::new();
-        for nic in self.nics.values() {
-            for socket in self.world.daemons.values().flat_map(|daemon| &daemon.vrrp) {
-                // One that found the bridge by the NIC's name made it there.
-                let made = socket.home.filter(|home| {
-                    nic.bearers.contains(home) && self.world.links.contains_key(home)
-                });
-                let to = made.unwrap_or(nic.ifindex);
-                if socket.bound.is_some_and(|b| b != to && nic.bearers.contains(&b)) {
-                    last.push(Action::Rebind { socket: *socket, nic: nic.ifindex, to });
-                }
-            }
-            if !nic.carry.is_empty() {
-                let old = nic.carry.clone();
-                last.push(Action::Carry { ifindex: nic.ifindex, old, new: Plan::default() });
-            }
-            if nic.shunt.is_some() || nic.half_laid {
-                last.push(Action::Shunt { ifindex: nic.ifindex, shunt: None });
-            }
-            if nic.stood_in {
-                last.push(Action::StandIn { ifindex: nic.ifindex, wanted: false });
-            }
-            last.push(Action::ClearPolicy { ifindex: nic.ifindex, name: nic.name.clone() });
-            let away = |address: &Address| !self.world.has_ip(nic.ifindex, address.ip);
-            for address in nic.link_local_vips(&self.world).filter(away) {
-                let held = |ifindex: &&u32| self.world.has_ip(**ifindex, address.ip);
-                if let Some(from) = nic.bearers.iter().find(held) {
-                    last.push(Action::MoveVip { address, from: *from, to: nic.ifindex });
-                }
-            }
-            if sockets.is_empty() {
-                continue;
-            }
-            for address in nic.home().filter(|a| !self.world.has_ip(nic.ifindex, a.ip)) {
-                last.push(Action::ReplayRemoval { ifindex: nic.ifindex, address });
-                // The daemon gives it up now, and misses it where it is.
-                for bearer in nic.bearers.iter().filter(|bearer| **bearer != nic.ifindex) {
-                    if self.world.vips.is_wanted(address.ip)
-                        && self.world.has_ip(*bearer, address.ip)
-                    {
-                        last.push(Action::RemoveVip { ifindex: *bearer, address });
-                    }
-                }
-            }
-            for socket in &sockets {
-                last.push(Action::ResyncLink { socket: *socket, ifindex: nic.ifindex });
-            }
-        }
-        last.extend(self.end_of_watch());
-        let commands = self.world.daemons.values().flat_map(|daemon| &daemon.commands);
-        let speakers = self.speaking.iter().copied();
-        last.extend(speakers.map(|socket| Action::Speak { socket, from_anywhere: false }));
-        let listened = commands.filter(|command| command.filter == Filter::Guard);
-        let sockets = sockets.into_iter().chain(listened.map(|command| command.id));
-        last.extend(sockets.map(|socket| Action::Unguard { socket }));
-        last.push(Action::Finish);
-        tell(
-            &mut self.actions,
-            Weight::Info,
-            None,
-            "ending: every daemon is told how things are, and let go".to_owned(),
-        );
-        self.actions.extend(last);
-    }
-
     /// What is in force for the NICs, which lasts only as long as it is renewed.
     pub fn carried(&self) -> impl Iterator<Item = (u32, &Plan)> {
-        self.nics.values().filter(|nic| !nic.carry.is_empty()).map(|nic| (nic.ifindex, &nic.carry))
+        let plans = self.nics.values().flat_map(|nic| nic.carry.iter().map(|it| (nic.ifindex, it)));
+        plans.filter(|(_, plan)| !plan.is_empty())
     }
 }
 

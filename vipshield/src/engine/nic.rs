@@ -1,5 +1,7 @@
 //! One guarded NIC: what belongs to it, what the daemons do not know of it, and for how long.
 
+mod carry;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -9,14 +11,10 @@ use std::{
 use vipshield_common::guard::withhold;
 
 use super::{
-    carry::{Plan, Route, Shunt, Trigger},
+    carry::{Plan, Route, Shunt},
     phase::{Phase, Signs, derive},
     world::{Address, Link, World},
 };
-
-/// For so long a NIC that is free again is carried for: Kube-OVN puts its routes back after its
-/// addresses.
-const LINGER: Duration = Duration::from_millis(500);
 
 /// For so long after it was taken down a NIC may have no carrier. The kernel looks at carriers once a
 /// second (`net/core/link_watch.c`): one that is up again within that time says at first that it runs.
@@ -29,6 +27,9 @@ enum Seen {
     OnNic,
     /// On its bearer only: it may belong to the bridge alone.
     OnBearer,
+    /// On the NIC, and nowhere since events were lost: a daemon may have given it up, and another node
+    /// may have it. The daemons are told that it is gone, but nothing speaks for it.
+    Doubted,
 }
 
 /// A guarded NIC.
@@ -51,11 +52,11 @@ pub(super) struct Nic {
     looked_at: bool,
     /// The routes that belong to it, wherever they are.
     routes: BTreeSet<Route>,
-    /// What is carried for it, as last asked for.
-    pub(super) carry: Plan,
+    /// What is carried for it, as last asked for. Of more than one, after a failure: any part of them.
+    pub(super) carry: Vec<Plan>,
     /// It has an address of vipshield's that stands in for its own, as last asked for.
     pub(super) stood_in: bool,
-    /// A plan that could not be put in force, or not wholly.
+    /// The plan that could then not be put in force, or not wholly.
     pub(super) half_carried: Option<Plan>,
     /// The shunt, as last asked for.
     pub(super) shunt: Option<Shunt>,
@@ -106,7 +107,7 @@ impl Nic {
             home: BTreeMap::new(),
             looked_at: false,
             routes: BTreeSet::new(),
-            carry: Plan::default(),
+            carry: vec![Plan::default()],
             stood_in: false,
             half_carried: None,
             shunt: None,
@@ -187,6 +188,12 @@ impl Nic {
         }
     }
 
+    /// Events were lost, and an address that a daemon wanted is nowhere.
+    pub(super) fn doubt(&mut self, ip: IpAddr) {
+        let doubted = self.home.iter_mut().filter(|(known, _)| known.ip == ip);
+        doubted.for_each(|(_, seen)| *seen = Seen::Doubted);
+    }
+
     /// Looks at the world anew. Returns the phase it was in when that changed.
     pub(super) fn observe(&mut self, world: &World, now: Duration) -> Option<Phase> {
         let link = world.links.get(&self.ifindex);
@@ -199,7 +206,7 @@ impl Nic {
             let named = world.link_named(&self.name).filter(|named| named.is_bridge());
             self.bearers.extend(named.filter(|_| self.renamed).map(|named| named.ifindex));
         }
-        self.settle_home(world, link.is_some_and(|link| link.master.is_some()));
+        self.settle_home(world, world.taker(self.ifindex).is_some());
         self.looked_at = true;
         let signs = self.signs(world, link);
         self.watch_link(world, signs, now);
@@ -262,7 +269,7 @@ impl Nic {
             link.name == self.name || world.link_named(&self.name).is_some_and(Link::is_bridge);
         Signs {
             exists: true,
-            port: link.master.is_some(),
+            port: world.taker(self.ifindex).is_some(),
             in_place: link.up && named,
             running: link.up && link.running,
             at_home: self.movable().all(|address| world.has_ip(self.ifindex, address.ip)),
@@ -331,21 +338,6 @@ impl Nic {
         }
     }
 
-    /// Its routes are those it has when nothing disturbs it; within a transition they are what
-    /// they were.
-    fn settle_routes(&mut self, world: &World, now: Duration) {
-        let holder = match self.phase {
-            // Kube-OVN puts routes back behind the addresses.
-            Phase::Free if self.lingers(now) && self.is_disturbed(world) => None,
-            Phase::Free => Some(self.ifindex),
-            Phase::Bridged => self.bearer,
-            Phase::Leaving | Phase::Returning | Phase::Down => None,
-        };
-        if let Some(holder) = holder {
-            self.routes = world.routes_of(holder).filter(Route::is_movable).collect();
-        }
-    }
-
     /// A NIC that works under another name did not fail: within an exchange nothing bears its name
     /// for as long as the bridge is being made. It has lost its name once another NIC has it.
     fn watch_link(&mut self, world: &World, signs: Signs, now: Duration) {
@@ -370,112 +362,21 @@ impl Nic {
 
     /// An address that a bridge holds is on its way, not gone: the node still has it.
     fn watch_addresses(&mut self, world: &World, now: Duration) {
+        let (ifindex, bearer) = (self.ifindex, self.bearer);
         let here = |address: Address| {
-            world.has_ip(self.ifindex, address.ip)
-                || self.bearer.is_some_and(|bearer| world.has_ip(bearer, address.ip))
+            world.has_ip(ifindex, address.ip)
+                || bearer.is_some_and(|bearer| world.has_ip(bearer, address.ip))
                 || (!address.is_link_local() && world.on_a_bridge(address.ip))
         };
+        for (address, seen) in &mut self.home {
+            if *seen == Seen::Doubted && here(*address) {
+                *seen = Seen::OnNic;
+            }
+        }
         let absent: Vec<Address> = self.home.keys().copied().filter(|a| !here(*a)).collect();
         self.absent.retain(|address, _| absent.contains(address));
         for address in absent {
             self.absent.entry(address).or_insert(now);
-        }
-    }
-
-    /// What has to be carried.
-    ///
-    /// Within a transition, as long as the NIC works, is no port and lacks something, everything; and
-    /// some moments longer, because routes come back behind the addresses. When a transition may be near
-    /// (`armed`), a free NIC is carried for already, which changes nothing while it has its own
-    /// routes, and a bridged one has all but the rules, so that little is left to do.
-    ///
-    /// A bridge that never had a port has no carrier, and the kernel makes nothing of its IPv6 addresses
-    /// before it has one (`addrconf_dad_begin` in `net/ipv6/addrconf.c`): until then they are delivered
-    /// as before.
-    pub(super) fn wanted_carry(&self, world: &World, armed: bool, now: Duration) -> Plan {
-        let Some(link) = world.links.get(&self.ifindex).filter(|link| link.up && link.running)
-        else {
-            return Plan::default();
-        };
-        let port = link.master.is_some();
-        let wanted = match self.phase {
-            Phase::Leaving | Phase::Returning => self.is_disturbed(world),
-            // A NIC that has its own again under another name is renamed next: the kernel would
-            // number the labels of its addresses behind the anchor (`inetdev_changename`).
-            Phase::Free => armed && !self.renamed || self.lingers(now) && self.is_disturbed(world),
-            Phase::Bridged => armed && now >= self.phase_since.saturating_add(LINGER),
-            Phase::Down => false,
-        };
-        if !wanted {
-            return Plan::default();
-        }
-        if port && self.phase.is_transition() {
-            let late = self.movable().map(|address| address.ip).filter(IpAddr::is_ipv6);
-            return Plan { addresses: late.collect(), ..Plan::default() };
-        }
-        Plan {
-            addresses: self.movable().map(|address| address.ip).collect(),
-            routes: self.routes.clone(),
-            in_use: !port,
-        }
-    }
-
-    /// The shunt to be laid: for a port, in case it leaves; for a NIC whose addresses a bridge has
-    /// already, in case it joins.
-    ///
-    /// None to a bridge of another hardware address: its stack takes what was sent to the NIC's as meant
-    /// for another host (`eth_type_trans`), where the bridge itself knows better. Kube-OVN gives a bridge
-    /// the NIC's before the NIC joins.
-    pub(super) fn wanted_shunt(&self, world: &World) -> Option<Shunt> {
-        let link = world.links.get(&self.ifindex)?;
-        let (bearer, trigger) = if link.master.is_some() {
-            (self.bearer?, Trigger::Cut)
-        } else {
-            (self.heir(world)?, Trigger::Join)
-        };
-        let works = world
-            .links
-            .get(&bearer)
-            .is_some_and(|other| other.up && !link.mac.is_empty() && other.mac == link.mac);
-        (works && bearer != self.ifindex).then_some(Shunt { bearer, trigger })
-    }
-
-    /// The bridge that has all its addresses while it is no port.
-    fn heir(&self, world: &World) -> Option<u32> {
-        self.movable().next()?;
-        let holds_all =
-            |bridge: u32| self.movable().all(|address| world.has_ip(bridge, address.ip));
-        world
-            .links
-            .values()
-            .find(|link| link.is_bridge() && holds_all(link.ifindex))
-            .map(|link| link.ifindex)
-    }
-
-    /// Whether something is missing on the NIC that belongs to it.
-    fn is_disturbed(&self, world: &World) -> bool {
-        let routes: BTreeSet<Route> = world.routes_of(self.ifindex).collect();
-        !self.movable().all(|address| world.has_ip(self.ifindex, address.ip))
-            || !self.routes.is_subset(&routes)
-    }
-
-    fn lingers(&self, now: Duration) -> bool {
-        self.lingers_until().is_some_and(|until| now < until)
-    }
-
-    /// Until when a NIC that is free again is carried for.
-    fn lingers_until(&self) -> Option<Duration> {
-        (self.phase == Phase::Free && self.transition_since < self.phase_since)
-            .then(|| self.phase_since.saturating_add(LINGER))
-    }
-
-    /// When the carry has to be looked at again.
-    pub(super) fn next_carry(&self, armed: bool) -> Option<Duration> {
-        match self.phase {
-            Phase::Bridged => armed.then(|| self.phase_since.saturating_add(LINGER)),
-            Phase::Free | Phase::Leaving | Phase::Returning | Phase::Down => {
-                self.lingers_until().filter(|_| !self.carry.is_empty())
-            }
         }
     }
 

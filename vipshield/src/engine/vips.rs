@@ -304,11 +304,13 @@ impl Vips {
 
     /// Events were lost. What is nowhere was removed, as far as anybody can tell, and what nobody
     /// wanted and is somewhere may be wanted by now: nothing may be done for the one as if it were
-    /// wanted, and nothing against the other.
-    pub(super) fn doubt(&mut self, is_somewhere: impl Fn(IpAddr) -> bool) {
-        self.known.retain(|ip, vip| vip.is_wanted() == is_somewhere(*ip));
+    /// wanted, and nothing against the other. Returns the former.
+    pub(super) fn doubt(&mut self, is_somewhere: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
         self.unclaimed.clear();
         self.removals.clear();
+        let is_doubtful = |ip: &IpAddr, vip: &mut Vip| vip.is_wanted() != is_somewhere(*ip);
+        let doubtful = self.known.extract_if(.., is_doubtful);
+        doubtful.filter(|(_, vip)| vip.is_wanted()).map(|(ip, _)| ip).collect()
     }
 
     /// What has lasted long enough is forgotten.

@@ -97,7 +97,7 @@ impl Engine {
         let plans = self
             .nics
             .values()
-            .map(|nic| (nic.ifindex, nic.half_carried.as_ref().unwrap_or(&nic.carry)));
+            .filter_map(|nic| Some((nic.ifindex, nic.half_carried.as_ref().or(nic.carry.last())?)));
         let used = plans.filter(|(_, plan)| plan.in_use && !plan.addresses.is_empty());
         used.filter_map(|(ifindex, plan)| {
             let mac = self.world.links.get(&ifindex)?.mac.as_slice().try_into().ok()?;

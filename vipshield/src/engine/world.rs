@@ -21,7 +21,7 @@ pub struct Link {
     pub up: bool,
     /// `IFF_RUNNING`: it is up and has a carrier.
     pub running: bool,
-    /// `IFLA_MASTER`: the bridge, bond or `ovs-system` it is a port of.
+    /// `IFLA_MASTER`: the bridge, bond or `ovs-system` it is a port of, or the VRF it is in.
     pub master: Option<u32>,
     /// `IFLA_INFO_KIND`: `bridge`, `openvswitch`, `veth`; none for a physical NIC.
     pub kind: Option<String>,
@@ -36,6 +36,13 @@ impl Link {
     #[must_use]
     pub fn is_bridge(&self) -> bool {
         matches!(self.kind.as_deref(), Some("bridge" | "openvswitch"))
+    }
+
+    /// Whether frames that arrive on its ports go up the stack here. Those of a VRF's interfaces do not:
+    /// it chooses a routing table for them, and they keep their addresses.
+    #[must_use]
+    pub fn takes_ports(&self) -> bool {
+        self.is_bridge() || matches!(self.kind.as_deref(), Some("bond" | "team"))
     }
 
     /// The interface that this one shares by having its receive handler: what keepalived's
@@ -246,6 +253,14 @@ impl World {
         }
     }
 
+    /// What led there with this metric has been replaced.
+    pub(super) fn route_replaced(&mut self, destination: IpAddr, prefix_len: u8, metric: u32) {
+        let replaced = (destination, prefix_len, metric);
+        for routes in self.routes.values_mut() {
+            routes.retain(|it| (it.destination, it.prefix_len, it.metric) != replaced);
+        }
+    }
+
     /// Whether an interface has this address, whatever the length of its prefix.
     #[must_use]
     pub fn has_ip(&self, ifindex: u32, ip: IpAddr) -> bool {
@@ -266,6 +281,13 @@ impl World {
         daemons.find(at).map(|daemon| daemon.pid)
     }
 
+    /// The link whose port an interface is.
+    #[must_use]
+    pub fn taker(&self, ifindex: u32) -> Option<&Link> {
+        let master = self.links.get(&ifindex)?.master?;
+        self.links.get(&master).filter(|master| master.takes_ports())
+    }
+
     /// Where frames that arrive on `nic` go up the stack: the NIC itself when it is free, the
     /// bridge whose port it is otherwise. None while that bridge cannot be told.
     ///
@@ -279,11 +301,11 @@ impl World {
         home: &BTreeSet<Address>,
         current: Option<u32>,
     ) -> Option<u32> {
-        let Some(master) = nic.master else { return Some(nic.ifindex) };
-        let kind = self.links.get(&master).and_then(|link| link.kind.as_deref());
-        if kind != Some("openvswitch") {
-            return Some(master);
+        let Some(master) = self.taker(nic.ifindex) else { return Some(nic.ifindex) };
+        if master.kind.as_deref() != Some("openvswitch") {
+            return Some(master.ifindex);
         }
+        let master = master.ifindex;
         self.links
             .values()
             .filter(|link| link.kind.as_deref() == Some("openvswitch") && link.ifindex != master)

@@ -47,9 +47,9 @@ pub const PROTOCOL: u8 = 118;
 pub const SPARE_TABLE: u32 = 5252;
 /// Metric of the local routes: worse than any of the kernel's.
 const LOCAL_METRIC: u32 = 5252;
-/// Priority of the first rule; others follow. Behind the rules of others, before the main table's
-/// (32766).
-const FIRST_RULE: u32 = 32_600;
+/// Priority of the first rule for the default route. Behind the rules of others, before the main
+/// table's (32766); those for longer prefixes come before it.
+const DEFAULT_RULE: u32 = 32_764;
 /// Rules are bounded: so many destinations.
 const MAX_PREFIXES: usize = 64;
 /// Seconds for which anchor and IPv6 routes last unless they are renewed.
@@ -96,7 +96,7 @@ impl Carrier {
         let rule = Object::Rule(Box::new(rule(
             IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             0,
-            FIRST_RULE,
+            DEFAULT_RULE,
             SPARE_TABLE,
         )));
         for add in [true, false] {
@@ -108,11 +108,15 @@ impl Carrier {
 
     /// Replaces `old` by `new` for a NIC. What both have is not touched. New objects come first,
     /// in the order in which they depend on each other, and old ones go in the reverse order.
-    /// Objects that are there, or gone, already are no error, so a failed change can be repeated.
-    pub async fn change(&self, nic: u32, old: &Plan, new: &Plan) -> Result<(), CarryError> {
-        let (before, after) = (objects(nic, old), objects(nic, new));
-        let added = after.iter().filter(|object| !before.contains(object));
-        let removed = before.iter().rev().filter(|object| !after.contains(object));
+    /// Objects that are there, or gone, already are no error, so a failed change can be repeated. If
+    /// there are several old plans, any object of theirs may be there, or not.
+    pub async fn change(&self, nic: u32, old: &[Plan], new: &Plan) -> Result<(), CarryError> {
+        let before: Vec<Vec<Object>> = old.iter().map(|plan| objects(nic, plan)).collect();
+        let after = objects(nic, new);
+        let is_there =
+            |object: &Object| !before.is_empty() && before.iter().all(|all| all.contains(object));
+        let added = after.iter().filter(|object| !is_there(object));
+        let removed = before.iter().flatten().rev().filter(|object| !after.contains(object));
         // Requests of one socket are served in order: all are under way at once.
         let changes: Vec<_> = added
             .map(|object| (object, true))
@@ -232,12 +236,20 @@ impl Carrier {
             let nics: BTreeSet<u32> = addresses.iter().map(|found| found.header.index).collect();
             found.extend(nics.into_iter().map(|nic| Object::Own(nic, own)));
         }
-        for object in &found {
-            self.set(object, false)
-                .await
+        // Without IPv6 the kernel lists everything where that of IPv6 is asked for (`rtnl_dump_all` in
+        // `net/core/rtnetlink.c`).
+        let mut distinct: Vec<Object> = Vec::new();
+        for object in found {
+            if !distinct.contains(&object) {
+                distinct.push(object);
+            }
+        }
+        for object in &distinct {
+            // Some of it has a lifetime, which may end in this very moment.
+            settled(false, self.set(object, false).await)
                 .map_err(|source| CarryError { what: format!("removing {object}"), source })?;
         }
-        Ok(found.len())
+        Ok(distinct.len())
     }
 }
 
@@ -276,8 +288,10 @@ fn objects(nic: u32, plan: &Plan) -> Vec<Object> {
     }
     for ipv6 in [false, true] {
         let prefixes = plan.prefixes(ipv6);
-        for (at, (ip, length)) in prefixes.into_iter().take(MAX_PREFIXES).enumerate() {
-            let priority = FIRST_RULE + 2 * at as u32;
+        for (ip, length) in prefixes.into_iter().take(MAX_PREFIXES) {
+            // Each length has its own: a rule without a prefix to delete is to the kernel any rule of
+            // its priority and table (`fib4_rule_compare` in `net/ipv4/fib_rules.c`).
+            let priority = DEFAULT_RULE - 2 * u32::from(length);
             let mut main = rule(ip, length, priority, u32::from(RT_TABLE_MAIN));
             main.attributes.push(RuleAttribute::SuppressPrefixLen(u32::from(length)));
             objects.push(Object::Rule(Box::new(main)));
@@ -412,32 +426,41 @@ const fn family(ip: IpAddr) -> AddressFamily {
     }
 }
 
-/// A route message of the main table as the engine knows it, with its interface; none for those
-/// that no NIC's traffic takes, or that have several next hops.
-pub(super) fn decode(message: &RouteMessage) -> Option<(u32, Route)> {
+/// Where a route of the main table leads to, with the length of the prefix and the metric: what the
+/// kernel tells routes by that replace one another.
+pub(super) fn destination(message: &RouteMessage) -> Option<(IpAddr, u8, u32)> {
     let header = &message.header;
-    let unspecified = match header.address_family {
+    let mut destination = match header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         _ => return None,
     };
-    if header.table != RT_TABLE_MAIN || header.kind != RouteType::Unicast || header.tos != 0 {
+    if header.table != RT_TABLE_MAIN || header.tos != 0 {
+        return None;
+    }
+    let mut metric = 0;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Priority(priority) => metric = *priority,
+            RouteAttribute::Destination(ip) => destination = plain(ip)?,
+            _ => {}
+        }
+    }
+    Some((destination, header.destination_prefix_length, metric))
+}
+
+/// A route message of the main table as the engine knows it, with its interface; none for those
+/// that no NIC's traffic takes, or that have several next hops.
+pub(super) fn decode(message: &RouteMessage) -> Option<(u32, Route)> {
+    let (destination, prefix_len, metric) = destination(message)?;
+    if message.header.kind != RouteType::Unicast {
         return None;
     }
     let mut ifindex = None;
-    let mut route = Route {
-        destination: unspecified,
-        prefix_len: header.destination_prefix_length,
-        metric: 0,
-        gateway: None,
-        source: None,
-        mtu: 0,
-    };
+    let mut route = Route { destination, prefix_len, metric, gateway: None, source: None, mtu: 0 };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => ifindex = Some(*index),
-            RouteAttribute::Priority(metric) => route.metric = *metric,
-            RouteAttribute::Destination(ip) => route.destination = plain(ip)?,
             RouteAttribute::Gateway(ip) => route.gateway = Some(plain(ip)?),
             RouteAttribute::PrefSource(ip) => route.source = Some(plain(ip)?),
             RouteAttribute::Metrics(metrics) => {

@@ -13,7 +13,7 @@ use std::{
 use bytes::BytesMut;
 use futures_util::TryStreamExt as _;
 use log::{debug, warn};
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_REPLACE, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
@@ -21,6 +21,7 @@ use netlink_packet_route::{
 };
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use rtnetlink::Handle;
+use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 
@@ -83,15 +84,18 @@ impl Monitor {
         ] {
             socket.add_membership(group)?;
         }
-        if let Err(error) = socket.set_rx_buf_sz(RECEIVE_BUFFER) {
-            debug!("the monitor's receive buffer stays at its default: {error}");
+        // What is asked for without force is cut to `net.core.rmem_max`, which is 208 KiB by default.
+        if let Err(error) = set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER) {
+            debug!("the monitor's receive buffer is as large as may be: {error}");
+            socket.set_rx_buf_sz(RECEIVE_BUFFER)?;
         }
         debug!("rtnetlink monitor on descriptor {}", socket.as_raw_fd());
         Ok(Self { socket: watch(socket)?, handle, buffer: BytesMut::with_capacity(MESSAGE_BUFFER) })
     }
 
-    /// All links, addresses and routes of the main table as they are now.
-    pub async fn snapshot(&self) -> Result<Event, MonitorError> {
+    /// All links, addresses and routes of the main table as they are now. `intents` were heard before
+    /// some events were lost.
+    pub async fn snapshot(&self, intents: Vec<Intent>) -> Result<Event, MonitorError> {
         let links: Vec<LinkMessage> = self
             .handle
             .link()
@@ -115,27 +119,32 @@ impl Monitor {
             links: links.iter().filter_map(link).collect(),
             addresses: addresses.iter().filter_map(address).collect(),
             routes: routes.iter().filter_map(carry::decode).collect(),
+            intents,
         })
     }
 
-    /// Waits for something to happen and hands each event to `sink`. False: events were lost, and
-    /// a [`snapshot`](Self::snapshot) is due.
+    /// Waits for something to happen and hands each event to `sink`. False: events were lost after
+    /// those, and a [`snapshot`](Self::snapshot) is due.
+    ///
+    /// The kernel goes on losing events until the socket is read empty (`netlink_rcv_wake` in
+    /// `net/netlink/af_netlink.c`), and a snapshot is newer than what is left in it.
     ///
     /// Cancel safe: an event is either still in the socket or handed over.
     pub async fn read(&mut self, mut sink: impl FnMut(Event)) -> Result<bool, MonitorError> {
         let mut guard = self.socket.readable().await?;
+        let mut complete = true;
         loop {
             self.buffer.clear();
             match self.socket.get_ref().recv(&mut self.buffer, 0) {
                 Ok(_) => decode(&self.buffer, &mut sink),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     guard.clear_ready();
-                    return Ok(true);
+                    return Ok(complete);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     warn!("rtnetlink events were lost (ENOBUFS): looking at everything anew");
-                    return Ok(false);
+                    complete = false;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -162,8 +171,9 @@ fn decode(mut bytes: &[u8], sink: &mut impl FnMut(Event)) {
         let length = (message.header.length as usize).next_multiple_of(4);
         let requester = message.header.port_number;
         let sequence = message.header.sequence_number;
+        let replaces = message.header.flags & NLM_F_REPLACE != 0;
         if let NetlinkPayload::InnerMessage(inner) = message.payload
-            && let Some(event) = event(inner, requester)
+            && let Some(event) = event(inner, requester, replaces)
         {
             let mut events = [intent(&event, sequence), Some(event)];
             // Who wants an address is known before it is there, and as long as it is there.
@@ -191,7 +201,7 @@ fn intent(event: &Event, sequence: u32) -> Option<Event> {
     (port != 0).then_some(Event::Intent { intent })
 }
 
-fn event(message: RouteNetlinkMessage, requester: u32) -> Option<Event> {
+fn event(message: RouteNetlinkMessage, requester: u32, replaces: bool) -> Option<Event> {
     match message {
         RouteNetlinkMessage::NewLink(message) => link(&message).map(|link| Event::Link { link }),
         // A bridge says RTM_DELLINK of a port that leaves it; the link is still there.
@@ -204,9 +214,16 @@ fn event(message: RouteNetlinkMessage, requester: u32) -> Option<Event> {
             .map(|(ifindex, address)| Event::Address { ifindex, address, requester }),
         RouteNetlinkMessage::DelAddress(message) => address(&message)
             .map(|(ifindex, address)| Event::AddressRemoved { ifindex, address, requester }),
-        RouteNetlinkMessage::NewRoute(message) => {
-            carry::decode(&message).map(|(ifindex, route)| Event::Route { ifindex, route })
-        }
+        RouteNetlinkMessage::NewRoute(message) => match carry::decode(&message) {
+            Some((ifindex, route)) => Some(Event::Route { ifindex, route, replaces }),
+            None => carry::destination(&message).filter(|_| replaces).map(
+                |(destination, prefix_len, metric)| Event::RouteReplaced {
+                    destination,
+                    prefix_len,
+                    metric,
+                },
+            ),
+        },
         RouteNetlinkMessage::DelRoute(message) => {
             carry::decode(&message).map(|(ifindex, route)| Event::RouteRemoved { ifindex, route })
         }
@@ -257,4 +274,56 @@ pub(super) fn address(message: &AddressMessage) -> Option<(u32, Address)> {
     }
     let address = Address { ip: ip?, prefix_len: message.header.prefix_len };
     Some((message.header.index, address))
+}
+
+#[cfg(test)]
+mod tests {
+    use netlink_packet_route::route::{
+        RouteAttribute, RouteMessage, RouteNextHop, RouteProtocol, RouteType,
+    };
+
+    use super::*;
+
+    /// What the kernel says of a default route of the main table.
+    fn said(replaces: bool, kind: RouteType, way: RouteAttribute) -> Option<Event> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet;
+        message.header.table = 254;
+        message.header.kind = kind;
+        message.header.protocol = RouteProtocol::Static;
+        message.attributes = vec![RouteAttribute::Priority(100), way];
+        let mut message = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message));
+        message.header.flags = if replaces { NLM_F_REPLACE } else { 0 };
+        message.finalize();
+        let mut bytes = vec![0; message.buffer_len()];
+        message.serialize(&mut bytes);
+        let mut events = Vec::new();
+        decode(&bytes, &mut |event| events.push(event));
+        assert!(events.len() < 2, "{events:?}");
+        events.pop()
+    }
+
+    #[test]
+    fn a_route_says_what_it_replaces() {
+        for replaced in [false, true] {
+            let event = said(replaced, RouteType::Unicast, RouteAttribute::Oif(2));
+            let Some(Event::Route { ifindex: 2, route, replaces }) = event else {
+                panic!("{event:?}");
+            };
+            assert_eq!((route.metric, replaces), (100, replaced));
+        }
+    }
+
+    #[test]
+    fn a_route_that_is_no_nics_says_what_it_replaces() {
+        let several = || RouteAttribute::MultiPath(vec![RouteNextHop::default(); 2]);
+        let replaced = Event::RouteReplaced {
+            destination: IpAddr::from([0, 0, 0, 0]),
+            prefix_len: 0,
+            metric: 100,
+        };
+        assert_eq!(said(true, RouteType::Unicast, several()), Some(replaced.clone()));
+        assert_eq!(said(true, RouteType::BlackHole, RouteAttribute::Oif(2)), Some(replaced));
+        assert_eq!(said(false, RouteType::Unicast, several()), None);
+    }
 }

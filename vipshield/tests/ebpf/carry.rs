@@ -117,7 +117,9 @@ pub(crate) fn carried_and_taken_back() -> Result<(), Failed> {
     let (plan, none) = (plan()?, Plan::default());
     let nic = stage.index("nic")?;
     let carrier = Carrier::new(stage.handle());
-    let change = |old: &Plan, new: &Plan| stage.block_on(carrier.change(nic, old, new));
+    let change = |old: &Plan, new: &Plan| {
+        stage.block_on(carrier.change(nic, std::slice::from_ref(old), new))
+    };
 
     change(&none, &plan)?;
     // Asked for twice, because an answer was lost for instance.
@@ -184,7 +186,7 @@ pub(crate) fn ends_unless_renewed() -> Result<(), Failed> {
     let nic = stage.index("nic")?;
     let carrier = Carrier::new(stage.handle());
     let plan = plan()?;
-    stage.block_on(carrier.change(nic, &Plan::default(), &plan))?;
+    stage.block_on(carrier.change(nic, &[], &plan))?;
     stage.delete_address("nic", "192.0.2.11/24")?;
     stage.delete_address("nic", "192.0.2.10/32")?;
     stage.block_on(carrier.renew(nic, &plan))?;
@@ -209,7 +211,7 @@ pub(crate) fn swept() -> Result<(), Failed> {
     let before = objects()?;
     let nic = stage.index("nic")?;
     let carrier = Carrier::new(stage.handle());
-    stage.block_on(carrier.change(nic, &Plan::default(), &plan()?))?;
+    stage.block_on(carrier.change(nic, &[], &plan()?))?;
     let there = objects()?;
     check(there.contains(&ANCHOR.to_string()), "the anchor is there")?;
     // An anchor, three local routes, four spare routes, two rules for each of four destinations;
@@ -218,5 +220,37 @@ pub(crate) fn swept() -> Result<(), Failed> {
     check(count == 16, format!("{count} objects swept"))?;
     let after = objects()?;
     check(after == before, format!("something is left:\n{after}\ninstead of\n{before}"))?;
-    check(stage.block_on(carrier.sweep())? == 0, "nothing more to sweep")
+    check(stage.block_on(carrier.sweep())? == 0, "nothing more to sweep")?;
+
+    // Two who list the same objects, and take back what the other has taken back already.
+    stage.block_on(carrier.change(nic, &[], &plan()?))?;
+    let (one, other) = stage.block_on(async { tokio::join!(carrier.sweep(), carrier.sweep()) });
+    check(one? + other? > 16, "they have listed the same")?;
+    check(objects()? == before, "nothing is left")
+}
+
+/// Of two plans that may each be there in part, nothing is left, and what is wanted of them is there.
+pub(crate) fn half_carried() -> Result<(), Failed> {
+    let stage = Stage::new()?;
+    furnish(&stage)?;
+    let before = objects()?;
+    let nic = stage.index("nic")?;
+    let carrier = Carrier::new(stage.handle());
+    let whole = plan()?;
+    // A rule for the default route must not be mistaken for another that has its priority.
+    let half = |length: u8| {
+        let mut half = whole.clone();
+        half.routes.retain(|route| route.prefix_len != length);
+        half
+    };
+    let (one, other) = (half(0), half(24));
+    let change = |old: &[Plan], new: &Plan| stage.block_on(carrier.change(nic, old, new));
+    change(&[], &one)?;
+    let wanted = objects()?;
+    change(&[], &other)?;
+    let both = [one.clone(), other];
+    change(&both, &one)?;
+    check(objects()? == wanted, "what is wanted of them is there, and nothing else")?;
+    change(&both, &Plan::default())?;
+    check(objects()? == before, "nothing is left")
 }

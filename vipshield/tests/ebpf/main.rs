@@ -8,6 +8,7 @@ mod daemon;
 mod forged;
 mod frames;
 mod intent;
+mod monitor;
 mod namespace;
 mod shunt;
 mod tap;
@@ -76,6 +77,7 @@ const CASES: &[Case] = &[
     ("a node is carried, and nothing is left of it", carry::carried_and_taken_back),
     ("what is carried ends unless it is renewed", carry::ends_unless_renewed),
     ("what a killed vipshield left is swept", carry::swept),
+    ("of plans that were carried in part nothing is left", carry::half_carried),
     ("a NIC that joins a bridge is shunted until the bridge forwards", shunt::joined),
     ("a NIC that leaves its bridge is shunted until that is known", shunt::cut),
     ("a port that is disabled is shunted", shunt::disabled),
@@ -99,6 +101,7 @@ const CASES: &[Case] = &[
     ("what is no proper solicitation is not", answer::no_solicitations),
     ("groups of what is answered are held", answer::groups),
     ("what was answered goes on as it came", answer::goes_on),
+    ("after lost events the monitor goes on", monitor::lost_events),
     ("a tool that starts is a hint", tools),
     ("tasks are reported by name", tasks),
 ];

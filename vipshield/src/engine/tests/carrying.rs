@@ -178,14 +178,14 @@ fn routes_that_were_flushed_with_the_last_address_are_forgotten() {
     for anchored in [false, true] {
         let mut bench = Bench::new(Datapath::Bridge);
         for route in others.into_iter().chain([subnet]) {
-            bench.feed(Event::Route { ifindex: NIC_INDEX, route });
+            bench.feed(Event::Route { ifindex: NIC_INDEX, route, replaces: false });
         }
         if anchored {
             bench.feed(Event::Address { ifindex: NIC_INDEX, address: own, requester: 0 });
         }
         bench.sequence(Sequence::Bind);
         bench.sequence(Sequence::Unbind);
-        bench.feed(Event::Route { ifindex: NIC_INDEX, route: subnet });
+        bench.feed(Event::Route { ifindex: NIC_INDEX, route: subnet, replaces: false });
         bench.feed(Event::Hint);
         let carried = &bench.carried[&NIC_INDEX].routes;
         assert_eq!(carried.contains(&others[0]), anchored, "{carried:?}");
@@ -197,6 +197,37 @@ fn routes_that_were_flushed_with_the_last_address_are_forgotten() {
         bench.sequence(Sequence::Unbind);
         bench.feed(Event::Hint);
         assert_eq!(bench.carried[&NIC_INDEX].routes.len(), 1, "only that of IPv6");
+    }
+}
+
+/// A replaced route is announced by the new one alone.
+#[test]
+fn a_route_that_was_replaced_is_forgotten() {
+    let default = |gateway: Option<&str>, metric| Route {
+        destination: "0.0.0.0".parse().unwrap(),
+        prefix_len: 0,
+        metric,
+        gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+        source: None,
+        mtu: 0,
+    };
+    let (old, new) = (default(Some("192.0.2.1"), 0), default(Some("192.0.2.254"), 0));
+    let other = default(Some("192.0.2.1"), 100);
+    let elsewhere = Event::Route { ifindex: NIC_INDEX + 7, route: new, replaces: true };
+    let (destination, prefix_len, metric) = (new.destination, 0, 0);
+    let several = Event::RouteReplaced { destination, prefix_len, metric };
+    let here = Event::Route { ifindex: NIC_INDEX, route: new, replaces: true };
+    for (replacement, left) in
+        [(here, vec![other, new]), (elsewhere, vec![other]), (several, vec![other])]
+    {
+        let mut bench = Bench::new(Datapath::Bridge);
+        for route in [old, other] {
+            bench.feed(Event::Route { ifindex: NIC_INDEX, route, replaces: false });
+        }
+        bench.feed(replacement.clone());
+        bench.feed(Event::Hint);
+        let carried = &bench.carried[&NIC_INDEX].routes;
+        assert_eq!(*carried, left.into_iter().collect(), "{replacement:?}");
     }
 }
 
@@ -215,6 +246,46 @@ fn a_carry_that_cannot_be_had_is_tried_again() {
     bench.run(&steps[5..]);
     bench.advance(10 * DEADLINE);
     assert!(bench.carried.is_empty());
+}
+
+/// A plan that was put in force in part, and is not wanted any more, is taken back by the next one.
+#[test]
+fn what_was_carried_in_part_is_taken_back() {
+    let route = |last| Route {
+        destination: std::net::IpAddr::from([198, 51, 100, last]),
+        prefix_len: 32,
+        metric: 0,
+        gateway: None,
+        source: None,
+        mtu: 0,
+    };
+    let carries = |bench: &Bench| -> Vec<_> {
+        let all = bench.log.iter().filter_map(|(_, action)| match action {
+            Action::Carry { old, new, .. } => Some((old.clone(), new.clone())),
+            _ => None,
+        });
+        all.collect()
+    };
+    let mut bench = Bench::new(Datapath::Bridge);
+    bench.fails = |action| matches!(action, Action::Carry { .. });
+    bench.feed(Event::Hint);
+    for last in 1..20 {
+        let replaces = false;
+        bench.feed(Event::Route { ifindex: NIC_INDEX, route: route(last), replaces });
+    }
+    let tried = carries(&bench);
+    for (before, (old, _)) in tried.iter().zip(&tried[1..]) {
+        assert!(old.contains(&before.1), "{old:?}");
+        assert!(old.len() <= 8, "{} plans", old.len());
+    }
+    assert!(tried[3].0.contains(&tried[0].1) && tried[3].0.contains(&tried[1].1));
+
+    // And at the end.
+    bench.fails = |_| false;
+    let mut stopped = bench;
+    stopped.feed(Event::Stop);
+    let last = carries(&stopped).pop().unwrap();
+    assert!(last.1.is_empty() && last.0.contains(&tried[tried.len() - 1].1), "{last:?}");
 }
 
 #[test]

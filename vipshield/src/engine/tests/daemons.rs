@@ -127,7 +127,7 @@ fn the_address_that_routes_prefer_is_told() {
         source: Some(address(NODE_IP).ip),
         mtu: 0,
     };
-    bench.feed(Event::Route { ifindex: bridge, route });
+    bench.feed(Event::Route { ifindex: bridge, route, replaces: false });
     let from = bench.log.len();
     bench.restart_daemon(701);
     let expected = Action::ShowAddress { ifindex: NIC_INDEX, address: Some(address(NODE_IP)) };

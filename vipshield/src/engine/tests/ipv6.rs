@@ -71,7 +71,12 @@ impl Six {
     fn with(addresses: &[&str]) -> Self {
         let mut six = Self { engine: engine(), now: Duration::from_secs(1) };
         let addresses = addresses.iter().map(|text| (NIC_INDEX, address(text))).collect();
-        six.feed(Event::Snapshot { links: vec![nic(None)], addresses, routes: Vec::new() });
+        six.feed(Event::Snapshot {
+            links: vec![nic(None)],
+            addresses,
+            routes: Vec::new(),
+            intents: Vec::new(),
+        });
         six
     }
 

@@ -142,7 +142,12 @@ fn an_event() -> impl Strategy<Value = Event> {
             Event::AddressRemoved { ifindex, address, requester }
         }),
         1 => (vec(a_link(), 0..5), listed)
-            .prop_map(|(links, addresses)| Event::Snapshot { links, addresses, routes: Vec::new() }),
+            .prop_map(|(links, addresses)| Event::Snapshot {
+                links,
+                addresses,
+                routes: Vec::new(),
+                intents: Vec::new(),
+            }),
         1 => vec(a_daemon(), 0..3).prop_map(|daemons| Event::Daemons { daemons }),
         1 => (an_index(), a_port(), an_about()).prop_map(|(ifindex, requester, about)| {
             Event::Withheld { message: Withheld { ifindex, requester, about } }

@@ -186,16 +186,32 @@ fn stopped_at_any_step_it_leaves_the_truth_and_no_trace() {
 #[test]
 fn stopped_it_leaves_sockets_where_they_were_made() {
     for datapath in Datapath::ALL {
-        let mut bench = ready_for(Sequence::Unexchange, datapath);
-        bench.restart_daemon(701);
-        let bridge = bench.nic().bearer.unwrap().ifindex;
-        let mut found = bench.found();
-        for socket in &mut found[0].vrrp {
-            socket.home = Some(bridge);
+        // One of an instance with `unicast_peer` is a member of no group.
+        for is_member in [true, false] {
+            let mut bench = ready_for(Sequence::Unexchange, datapath);
+            bench.restart_daemon(701);
+            let bridge = bench.nic().bearer.unwrap().ifindex;
+            let mut found = bench.found();
+            for socket in &mut found[0].vrrp {
+                socket.home = Some(bridge).filter(|_| is_member);
+            }
+            bench.scanned(found);
+            bench.feed(Event::Stop);
+            assert_eq!(bench.keepalived().bound, [bridge; 2], "{datapath:?}, {is_member}");
         }
-        bench.scanned(found);
+    }
+}
+
+/// Of one that an earlier vipshield has moved nothing tells where it was made.
+#[test]
+fn stopped_it_gives_back_what_another_has_moved() {
+    for datapath in Datapath::ALL {
+        let mut bench = ready_for(Sequence::Unbind, datapath);
+        bench.kill_engine();
+        bench.begin();
+        bench.scan();
         bench.feed(Event::Stop);
-        assert_eq!(bench.keepalived().bound, [bridge; 2], "{datapath:?}");
+        assert_eq!(bench.keepalived().bound, [NIC_INDEX; 2], "{datapath:?}");
     }
 }
 

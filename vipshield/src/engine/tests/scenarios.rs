@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{
-    super::Phase,
+    super::{Action, Event, Phase},
     all,
     bench::{Bench, DEADLINE},
     kube_ovn::Sequence,
-    node::{BRIDGE, Datapath, LINK_LOCAL, NIC, NIC_INDEX, NODE_IP6, Op, address},
+    node::{BRIDGE, Datapath, LINK_LOCAL, NIC, NIC_INDEX, NODE_IP6, Op, VIP, address},
     ready_for,
 };
 
@@ -136,4 +136,42 @@ fn of_open_vswitchs_bridges_the_one_with_the_addresses_is_the_bearer() {
     assert_eq!(bearer.name, BRIDGE);
     assert_eq!(bench.keepalived().bound, [bearer.ifindex; 2]);
     assert_eq!(bench.phase(), Phase::Bridged);
+}
+
+/// A VRF is a master too, and takes nothing but routes.
+#[test]
+fn a_nic_in_a_vrf_is_no_port() {
+    let master = |kind: &str| {
+        let mut bench = Bench::new(Datapath::Bridge);
+        bench.daemon_asks(address(VIP), false);
+        bench.daemon_asks(address(VIP), true);
+        let from = bench.log.len();
+        bench.change(&Op::AddNic("master".to_owned()));
+        let index = bench.node.index("master").unwrap();
+        bench.node.links.get_mut(&index).unwrap().kind = Some(kind.to_owned());
+        bench.node.links.get_mut(&NIC_INDEX).unwrap().master = Some(index);
+        for ifindex in [index, NIC_INDEX] {
+            bench.feed(Event::Link { link: bench.node.links[&ifindex].clone() });
+        }
+        bench.feed(Event::Turnover);
+        bench.advance(5 * DEADLINE);
+        (bench, from, index)
+    };
+    let (bench, from, _) = master("vrf");
+    assert_eq!(bench.phase(), Phase::Free);
+    let touched = bench.asked(from).find(|(_, action)| {
+        matches!(
+            action,
+            Action::Rebind { .. }
+                | Action::MoveVip { .. }
+                | Action::StandIn { .. }
+                | Action::Shunt { .. }
+        )
+    });
+    assert_eq!(touched, None);
+    for kind in ["bridge", "bond", "team"] {
+        let (bench, _, index) = master(kind);
+        assert_eq!(bench.keepalived().bound, [index; 2], "{kind}");
+        assert_eq!(bench.places(address(VIP)), ["master"], "{kind}");
+    }
 }

@@ -6,6 +6,7 @@ use super::{
     super::{Action, Event, Filter, Intent},
     all,
     bench::{Bench, COMMAND_PORT, DEADLINE},
+    keepalived::Keepalived,
     kube_ovn::{Sequence, Step},
     node::{BRIDGE, Datapath, KUBE_OVN, NIC, NIC_INDEX, NODE_IP, Op, VIP, address},
 };
@@ -158,6 +159,21 @@ fn the_next_daemon_may_have_it_before_it_is_known() {
     bench.restart_daemon(701);
     bench.advance(5 * DEADLINE);
     assert_eq!(bench.places(address(VIP)), [NIC]);
+}
+
+/// The next daemon has put it where it is before it is found, in the same look that misses the last.
+#[test]
+fn what_the_next_daemon_has_taken_over_stays() {
+    let mut bench = owner(Datapath::Bridge);
+    bench.daemon = Some(Keepalived::start(701, &bench.node, NIC));
+    let (port, address) = (COMMAND_PORT + 1, address(VIP));
+    let intent = Intent { port, sequence: 1, address, wanted: true, refused: false };
+    bench.feed(Event::Intent { intent });
+    let mut found = bench.found();
+    found[0].commands[0].port = port;
+    bench.scanned(found);
+    bench.advance(5 * DEADLINE);
+    assert_eq!(bench.places(address), [NIC]);
 }
 
 #[test]
@@ -331,11 +347,70 @@ fn after_lost_events_nothing_is_done_for_an_address_that_is_gone() {
     bench.daemon_asks(address(VIP), false);
     bench.deaf = false;
     bench.feed(bench.node.snapshot());
-    bench.sequence(Sequence::Bind);
+    let is_spoken_for = |bench: &Bench| {
+        let carried = bench.carried.values().flat_map(|plan| &plan.addresses);
+        let answered = bench.answers.values().flat_map(|answers| &answers.addresses);
+        carried.chain(answered).any(|ip| *ip == address(VIP).ip)
+    };
+    assert!(!is_spoken_for(&bench));
+    // A transition begins before the daemons are told.
+    for step in bench.steps(Sequence::Bind) {
+        bench.run(&[step]);
+        assert!(!is_spoken_for(&bench));
+    }
+    bench.advance(3 * DEADLINE);
     // An operator's own.
     bench.change(&Op::AddAddress(NIC.to_owned(), address(VIP)));
     bench.advance(5 * DEADLINE);
     assert_eq!(bench.places(address(VIP)), [NIC], "it is not the daemon's to be moved");
+}
+
+/// One that was only on its way when events were lost is the NIC's when it arrives, and its daemon is
+/// told if it does not.
+#[test]
+fn after_lost_events_an_address_on_its_way_is_not_forgotten() {
+    for arrives in [true, false] {
+        let mut bench = owner(Datapath::Bridge);
+        bench.change(&Op::RemoveAddress(NIC.to_owned(), address(VIP), KUBE_OVN));
+        bench.feed(bench.node.snapshot());
+        if arrives {
+            bench.change(&Op::AddBridge(BRIDGE.to_owned()));
+            bench.change(&Op::AddAddress(BRIDGE.to_owned(), address(VIP)));
+        }
+        bench.advance(3 * DEADLINE);
+        let carried = bench.carried.values().any(|p| p.addresses.contains(&address(VIP).ip));
+        assert_eq!(carried, arrives);
+        assert_eq!(bench.released(), !arrives);
+        assert_eq!(bench.nic().addresses.contains(&VIP.to_owned()), arrives);
+    }
+}
+
+/// What was heard of a daemon before events were lost counts, as long as what is there bears it out.
+#[test]
+fn what_was_asked_for_before_events_were_lost_counts() {
+    let intent = Intent {
+        port: COMMAND_PORT,
+        sequence: 7,
+        address: address(VIP),
+        wanted: true,
+        refused: false,
+    };
+    for there in [true, false] {
+        let mut bench = Bench::unshielded(Datapath::Bridge);
+        bench.begin();
+        if !there {
+            bench.deaf = true;
+            bench.daemon_asks(address(VIP), false);
+            bench.deaf = false;
+        }
+        let mut snapshot = bench.node.snapshot();
+        if let Event::Snapshot { intents, .. } = &mut snapshot {
+            intents.push(intent.clone());
+        }
+        bench.feed(snapshot);
+        let wanted = bench.watched_addresses.contains(&address(VIP).ip);
+        assert_eq!(wanted, there);
+    }
 }
 
 /// A daemon that began anew while a sequence had paused takes the VIP again, wherever its NIC stands.

@@ -1,0 +1,148 @@
+//! What is carried for a NIC, and what it is shunted with.
+
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+
+use super::{
+    super::{
+        carry::{Plan, Route, Shunt, Trigger},
+        phase::Phase,
+        world::{Address, World},
+    },
+    Nic, Seen,
+};
+
+/// For so long a NIC that is free again is carried for: Kube-OVN puts its routes back after its
+/// addresses.
+const LINGER: Duration = Duration::from_millis(500);
+
+/// Plans in a row that could not be put in force and are remembered, to be taken back.
+const MAX_CARRIED: usize = 8;
+
+impl Nic {
+    /// What is delivered to this node, wherever it is.
+    fn carryable(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let doubted = |address: &Address| self.home.get(address) == Some(&Seen::Doubted);
+        self.movable().filter(move |address| !doubted(address)).map(|address| address.ip)
+    }
+
+    /// Its routes are those it has when nothing disturbs it; within a transition they are what
+    /// they were.
+    pub(super) fn settle_routes(&mut self, world: &World, now: Duration) {
+        let holder = match self.phase {
+            // Kube-OVN puts routes back behind the addresses.
+            Phase::Free if self.lingers(now) && self.is_disturbed(world) => None,
+            Phase::Free => Some(self.ifindex),
+            Phase::Bridged => self.bearer,
+            Phase::Leaving | Phase::Returning | Phase::Down => None,
+        };
+        if let Some(holder) = holder {
+            self.routes = world.routes_of(holder).filter(Route::is_movable).collect();
+        }
+    }
+
+    /// What has to be carried.
+    ///
+    /// Within a transition, as long as the NIC works, is no port and lacks something, everything; and
+    /// some moments longer, because routes come back behind the addresses. When a transition may be near
+    /// (`armed`), a free NIC is carried for already, which changes nothing while it has its own
+    /// routes, and a bridged one has all but the rules, so that little is left to do.
+    ///
+    /// A bridge that never had a port has no carrier, and the kernel makes nothing of its IPv6 addresses
+    /// before it has one (`addrconf_dad_begin` in `net/ipv6/addrconf.c`): until then they are delivered
+    /// as before.
+    pub(in super::super) fn wanted_carry(&self, world: &World, armed: bool, now: Duration) -> Plan {
+        let link = world.links.get(&self.ifindex);
+        if !link.is_some_and(|link| link.up && link.running) {
+            return Plan::default();
+        }
+        let port = world.taker(self.ifindex).is_some();
+        let wanted = match self.phase {
+            Phase::Leaving | Phase::Returning => self.is_disturbed(world),
+            // A NIC that has its own again under another name is renamed next: the kernel would
+            // number the labels of its addresses behind the anchor (`inetdev_changename`).
+            Phase::Free => armed && !self.renamed || self.lingers(now) && self.is_disturbed(world),
+            Phase::Bridged => armed && now >= self.phase_since.saturating_add(LINGER),
+            Phase::Down => false,
+        };
+        if !wanted {
+            return Plan::default();
+        }
+        if port && self.phase.is_transition() {
+            let late = self.carryable().filter(IpAddr::is_ipv6).collect();
+            return Plan { addresses: late, ..Plan::default() };
+        }
+        Plan { addresses: self.carryable().collect(), routes: self.routes.clone(), in_use: !port }
+    }
+
+    /// Everything of which a part may be in force.
+    pub(in super::super) fn carried(&self) -> Vec<Plan> {
+        let half = self.half_carried.iter().filter(|half| !self.carry.contains(half));
+        let plans = self.carry.len().saturating_add(half.clone().count());
+        let all = self.carry.iter().chain(half);
+        all.skip(plans.saturating_sub(MAX_CARRIED)).cloned().collect()
+    }
+
+    /// Whether anything may be in force.
+    pub(in super::super) fn is_carried(&self) -> bool {
+        self.carry.iter().chain(&self.half_carried).any(|plan| !plan.is_empty())
+    }
+
+    /// The shunt to be laid: for a port, in case it leaves; for a NIC whose addresses a bridge has
+    /// already, in case it joins.
+    ///
+    /// None to a bridge of another hardware address: its stack takes what was sent to the NIC's as meant
+    /// for another host (`eth_type_trans`), where the bridge itself knows better. Kube-OVN gives a bridge
+    /// the NIC's before the NIC joins.
+    pub(in super::super) fn wanted_shunt(&self, world: &World) -> Option<Shunt> {
+        let link = world.links.get(&self.ifindex)?;
+        let (bearer, trigger) = if world.taker(self.ifindex).is_some() {
+            (self.bearer?, Trigger::Cut)
+        } else {
+            (self.heir(world)?, Trigger::Join)
+        };
+        let works = world
+            .links
+            .get(&bearer)
+            .is_some_and(|other| other.up && !link.mac.is_empty() && other.mac == link.mac);
+        (works && bearer != self.ifindex).then_some(Shunt { bearer, trigger })
+    }
+
+    /// The bridge that has all its addresses while it is no port.
+    fn heir(&self, world: &World) -> Option<u32> {
+        self.movable().next()?;
+        let holds_all =
+            |bridge: u32| self.movable().all(|address| world.has_ip(bridge, address.ip));
+        world
+            .links
+            .values()
+            .find(|link| link.is_bridge() && holds_all(link.ifindex))
+            .map(|link| link.ifindex)
+    }
+
+    /// Whether something is missing on the NIC that belongs to it.
+    fn is_disturbed(&self, world: &World) -> bool {
+        let routes: BTreeSet<Route> = world.routes_of(self.ifindex).collect();
+        !self.movable().all(|address| world.has_ip(self.ifindex, address.ip))
+            || !self.routes.is_subset(&routes)
+    }
+
+    fn lingers(&self, now: Duration) -> bool {
+        self.lingers_until().is_some_and(|until| now < until)
+    }
+
+    /// Until when a NIC that is free again is carried for.
+    fn lingers_until(&self) -> Option<Duration> {
+        (self.phase == Phase::Free && self.transition_since < self.phase_since)
+            .then(|| self.phase_since.saturating_add(LINGER))
+    }
+
+    /// When the carry has to be looked at again.
+    pub(in super::super) fn next_carry(&self, armed: bool) -> Option<Duration> {
+        match self.phase {
+            Phase::Bridged => armed.then(|| self.phase_since.saturating_add(LINGER)),
+            Phase::Free | Phase::Leaving | Phase::Returning | Phase::Down => {
+                self.lingers_until().filter(|_| self.is_carried())
+            }
+        }
+    }
+}
