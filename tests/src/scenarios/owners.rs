@@ -148,7 +148,7 @@ async fn moves_are_announced(lab: &mut Lab, sequence: Sequence) -> Result<()> {
     // Given up between two announcements.
     let since = clock::now();
     sequence.run(lab, &mut Undisturbed).await.outcome?;
-    clock::until("the first announcement", SLACK, async || {
+    clock::until("one of the first announcements", ANNOUNCED, async || {
         Ok((!replies(since).is_empty()).then_some(()))
     })
     .await?;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 
+use super::ground::insist;
 use super::scene::{MOMENT, failover, one_owner, served_by, still};
 use super::{Context, Runs, Scenario};
 use crate::clock;
@@ -213,7 +214,8 @@ async fn reloaded(lab: &mut Lab, role: Role, adverts: &AdvertWitness) -> Result<
     still(lab, again)?;
     own_source(lab, adverts, since)?;
 
-    Sequence::Unexchange.run(lab, &mut Undisturbed).await.outcome?;
+    // It may give the VIP up between two steps of Kube-OVN's, which then begins again.
+    insist(Sequence::Unexchange, lab).await?;
     clock::pass(failover(lab)).await;
     speaks_alone(lab, &witnesses, adverts, 0).await
 }
