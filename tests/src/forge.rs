@@ -1,6 +1,6 @@
 //! A host that says on the wire what is not true: frames made by hand, sent as fast as asked for.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -80,6 +80,33 @@ impl Advert {
         frame.extend(message);
         frame
     }
+}
+
+/// A VRRP advert of version 3 over IPv6 (RFC 9568, section 5) to the group, with an interval of one
+/// second and nothing wrong, as an Ethernet frame.
+#[must_use]
+pub fn advert_ipv6(router_id: u8, priority: u8, addresses: &[Ipv6Addr]) -> Vec<u8> {
+    let source = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x66);
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12);
+    let mut message = vec![0x31, router_id, priority, addresses.len() as u8, 0, 100, 0, 0];
+    message.extend(addresses.iter().flat_map(Ipv6Addr::octets));
+    let length = (message.len() as u16).to_be_bytes();
+    // The pseudo-header (RFC 8200, section 8.1).
+    let mut summed = [source.octets(), group.octets()].concat();
+    summed.extend([[0, 0], length, [0, 0], [0, 112]].concat());
+    summed.extend(&message);
+    let sum = checksum(&summed);
+    put(&mut message, 6, sum);
+
+    let mut frame = vec![0x33, 0x33, 0, 0, 0, 0x12];
+    frame.extend(FORGER);
+    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+    frame.extend(length);
+    frame.extend([112, 255]);
+    frame.extend(source.octets());
+    frame.extend(group.octets());
+    frame.extend(message);
+    frame
 }
 
 /// An ARP reply to everybody: `mac` has `address`.

@@ -17,6 +17,10 @@ use vipshield_lab::scenarios::{self, Outcome, Scenario};
 use vipshield_lab::sequence::Sequence;
 use vipshield_lab::witness::stall::StallWitness;
 
+/// So many labs that measure packets at a time: they wait most of the time, and a processor each is
+/// enough not to disturb one another.
+const MEASURING: usize = 2;
+
 /// Prove vipshield: real keepalived on hosts in network namespaces, Kube-OVN's
 /// sequences replayed step by step.
 #[derive(Debug, Parser)]
@@ -101,7 +105,7 @@ struct Common {
     /// How often each sequence with vipshield (in a demo: each) is run.
     #[arg(long, default_value_t = 1)]
     runs: u32,
-    /// How many labs at a time; scenarios that measure packets have the machine for themselves.
+    /// How many labs at a time; scenarios that measure packets run two at a time at the most.
     #[arg(long, default_value_t = 1)]
     jobs: usize,
     /// vipshield's program [default: beside this one].
@@ -239,9 +243,9 @@ async fn run_test(test: Test) -> Result<ExitCode> {
         (is_wanted || test.names.is_empty() && is_usual)
             && (!test.core || scenarios::is_core(&scenario.name))
     };
-    let (alone, together): (Vec<_>, Vec<_>) =
-        scenarios::all().into_iter().filter(chosen).partition(|scenario| scenario.alone);
-    if alone.is_empty() && together.is_empty() {
+    let (measuring, others): (Vec<_>, Vec<_>) =
+        scenarios::all().into_iter().filter(chosen).partition(|scenario| scenario.measures);
+    if measuring.is_empty() && others.is_empty() {
         bail!("no scenario matches {}", test.names.join(" "));
     }
     let context = scenarios::Context {
@@ -252,10 +256,11 @@ async fn run_test(test: Test) -> Result<ExitCode> {
     };
     let stalls = StallWitness::start()?;
     let one = |scenario| one_scenario(scenario, context.clone(), &stalls);
-    let one_by_one = stream::iter(alone).then(one);
     // In whatever order they end: some take a hundred times as long as others.
-    let at_once = stream::iter(together).map(one).buffer_unordered(test.common.jobs.max(1));
-    let mut running = std::pin::pin!(one_by_one.chain(at_once));
+    let jobs = test.common.jobs.max(1);
+    let few = stream::iter(measuring).map(one).buffer_unordered(jobs.min(MEASURING));
+    let many = stream::iter(others).map(one).buffer_unordered(jobs);
+    let mut running = std::pin::pin!(few.chain(many));
     let mut outcomes = Vec::new();
     while let Some(outcome) = running.next().await {
         let reason = outcome.reason.as_ref().map(|reason| format!(" ({reason})"));

@@ -301,10 +301,12 @@ impl Driver {
     /// What is carried ends by itself soon after vipshield does.
     async fn renew(&self) {
         for (ifindex, plan) in self.engine.carried() {
-            if let Err(error) = self.parts.carrier.renew(ifindex, plan).await {
-                // The transition may have moved on in this very moment; if not, the next beat
-                // comes long before the lifetime ends.
-                debug!("interface {ifindex}: {}", causes(&error));
+            // The transition may have moved on in this very moment; if not, the next beat comes long
+            // before the lifetime ends.
+            match timeout(ANSWER, self.parts.carrier.renew(ifindex, plan)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => debug!("interface {ifindex}: {}", causes(&error)),
+                Err(error) => debug!("interface {ifindex}: {}", ActionError::from(error)),
             }
         }
     }

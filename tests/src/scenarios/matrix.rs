@@ -64,7 +64,7 @@ fn scenario(case: Case) -> Scenario {
         let directory = directory.clone();
         async move { repeat(context, case, &directory).await }
     });
-    scenario.alone = shielded;
+    scenario.measures = shielded;
     // What the families have in common is seen where both are at once.
     scenario.extra = stack == Stack::Ipv6
         && (role == Role::Backup

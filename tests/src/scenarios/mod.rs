@@ -53,8 +53,8 @@ pub struct Scenario {
     pub about: String,
     /// Whether it needs vipshield.
     pub shielded: bool,
-    /// Whether it needs the machine for itself, because it measures what other labs would disturb.
-    pub alone: bool,
+    /// Whether it measures packets, which many other labs at a time would disturb.
+    pub measures: bool,
     /// Whether it is run only if named or asked for.
     pub extra: bool,
     shape: NicShape,
@@ -74,7 +74,7 @@ impl Scenario {
             name: name.to_owned(),
             about: about.to_owned(),
             shielded,
-            alone: false,
+            measures: false,
             extra: false,
             shape: NicShape::Plain,
             only: None,

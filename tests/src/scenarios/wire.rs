@@ -1,6 +1,6 @@
 //! What vipshield makes of what is said on the wire, true or not.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -12,14 +12,16 @@ use super::scene::{MOMENT, failover, gone, one_owner, quietly, served_by, still}
 use super::{Context, Runs, Scenario};
 use crate::clock;
 use crate::config::LabConfig;
-use crate::forge::{Advert, FORGER, Forger, claim};
+use crate::forge::{Advert, FORGER, Forger, advert_ipv6, claim};
 use crate::lab::Lab;
 use crate::measure::{self, Role, Witnesses};
 use crate::sequence::{Sequence, Undisturbed};
+use crate::stack::Stack;
 use crate::witness::timeline::Window;
 
-/// The lab's own virtual router.
+/// The lab's own virtual routers.
 const ROUTER: u8 = 51;
+const ROUTER_IPV6: u8 = 61;
 /// More virtual routers than a NIC has of one family and version.
 const MAX_ROUTERS: usize = 512;
 /// Frames a second.
@@ -38,6 +40,8 @@ enum Play {
     Claimed,
     /// By adverts of this priority.
     Outranked(u8),
+    /// The same over IPv6.
+    OutrankedIpv6(u8),
     Quick,
     Stopped,
     /// Killed after this sequence.
@@ -60,6 +64,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         ),
         ("forged-owner-high", higher, Play::Outranked(200)),
         ("forged-owner-highest", higher, Play::Outranked(255)),
+        ("forged-owner-ipv6-high", higher, Play::OutrankedIpv6(200)),
         (
             "quick-adverts",
             "with five adverts a second bind costs nothing, and a failure is told in time",
@@ -81,7 +86,9 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 
 /// node1 owns the VIP and is then guarded.
 async fn staged(name: &str, context: Context, play: Play) -> Runs {
-    let mut config = LabConfig::new(context.datapath);
+    let ipv6 = matches!(play, Play::OutrankedIpv6(_));
+    let stack = if ipv6 { Stack::Ipv6 } else { Stack::Ipv4 };
+    let mut config = LabConfig::stacked(context.datapath, stack);
     if matches!(play, Play::Quick) {
         config.advert_int = QUICK;
     }
@@ -92,7 +99,15 @@ async fn staged(name: &str, context: Context, play: Play) -> Runs {
         match play {
             Play::Harmless => harmless(&mut lab).await,
             Play::Claimed => claimed(&mut lab).await,
-            Play::Outranked(priority) => outranked(&mut lab, priority).await,
+            Play::Outranked(priority) => {
+                let advert = Advert::new(ROUTER, priority, vip(&lab)?).frame();
+                outranked(&mut lab, advert, is_owner).await
+            }
+            Play::OutrankedIpv6(priority) => {
+                let vips: Vec<Ipv6Addr> = lab.config.vips().filter_map(ipv6_address).collect();
+                let advert = advert_ipv6(ROUTER_IPV6, priority, &vips);
+                outranked(&mut lab, advert, is_owner_ipv6).await
+            }
             Play::Quick => quick(&mut lab).await,
             Play::Stopped => stopped(&mut lab).await,
             Play::HeldBefore(sequence) => held_before(&mut lab, sequence).await,
@@ -109,6 +124,13 @@ fn vip(lab: &Lab) -> Result<Ipv4Addr> {
     match lab.config.vip()? {
         IpAddr::V4(vip) => Ok(vip),
         IpAddr::V6(vip) => bail!("{vip} is not IPv4"),
+    }
+}
+
+fn ipv6_address(address: IpAddr) -> Option<Ipv6Addr> {
+    match address {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(address) => Some(address),
     }
 }
 
@@ -148,10 +170,19 @@ async fn shows(
 
 /// The router of the lab, with this node its owner.
 fn is_owner(status: &Value) -> bool {
+    owns(status, ROUTER, "192.0.2.11")
+}
+
+/// The same over IPv6: owners speak from their link-local address.
+fn is_owner_ipv6(status: &Value) -> bool {
+    owns(status, ROUTER_IPV6, "fe80::5054:ff:fe00:1")
+}
+
+fn owns(status: &Value, router_id: u8, address: &str) -> bool {
     list(status, "routers").iter().any(|router| {
-        number(router, "router_id") == Some(ROUTER.into())
+        number(router, "router_id") == Some(router_id.into())
             && router.get("ours") == Some(&Value::Bool(true))
-            && router.get("owner").and_then(Value::as_str) == Some("192.0.2.11")
+            && router.get("owner").and_then(Value::as_str) == Some(address)
     })
 }
 
@@ -255,16 +286,19 @@ async fn claimed(lab: &mut Lab) -> Result<()> {
     quietly(lab, Sequence::Unbind).await
 }
 
-async fn outranked(lab: &mut Lab, priority: u8) -> Result<()> {
-    let vip = vip(lab)?;
+/// By this advert. `is_owner` tells whether a status has this node as owner.
+async fn outranked(
+    lab: &mut Lab,
+    advert: Vec<u8>,
+    is_owner: impl Fn(&Value) -> bool,
+) -> Result<()> {
     let witnesses = Witnesses::start(lab).await?;
     let began = clock::now();
     quietly(lab, Sequence::Bind).await?;
     served_by(lab, &witnesses, 0, failover(lab)).await?;
 
     let forged = clock::now();
-    let advert = Advert::new(ROUTER, priority, vip);
-    let sending = Forger::start(&lab.client, "eth0", 5, move |_| advert.frame())?;
+    let sending = Forger::start(&lab.client, "eth0", 5, move |_| advert.clone())?;
     let yielded = told(lab, 0, "BACKUP", forged, Duration::from_secs(2)).await?;
     let left = gone(lab, &witnesses, 0, SLACK).await?;
     let late = left.saturating_duration_since(yielded);

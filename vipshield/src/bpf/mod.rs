@@ -54,6 +54,9 @@ static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vipshie
 /// Programs whose start is a sign that a NIC may be taken or given back soon.
 const TOOLS: &[&str] = &["ovs-vsctl"];
 
+/// Records of a ring that are handed over at a time: in a storm other things are due as well.
+const BATCH: usize = 256;
+
 /// The socket filters.
 const FILTERS: &[&str] = &[programs::NETLINK_GUARD, programs::NETLINK_INTENT];
 
@@ -505,13 +508,16 @@ impl Ring {
         self.0.readable_mut().await.map(drop).map_err(BpfError::Watch)
     }
 
-    /// Waits until something is there and hands every record to `sink`. Cancel safe.
+    /// Waits until something is there and hands records to `sink`, [`BATCH`] at the most. Cancel safe.
     pub async fn read(&mut self, mut sink: impl FnMut(&[u8])) -> Result<(), BpfError> {
         let mut guard = self.0.readable_mut().await.map_err(BpfError::Watch)?;
-        while let Some(record) = guard.get_inner_mut().next() {
+        for _ in 0..BATCH {
+            let Some(record) = guard.get_inner_mut().next() else {
+                guard.clear_ready();
+                break;
+            };
             sink(&record);
         }
-        guard.clear_ready();
         Ok(())
     }
 }

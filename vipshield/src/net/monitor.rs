@@ -44,6 +44,9 @@ const RECEIVE_BUFFER: usize = 4 << 20;
 /// many virtual functions.
 const MESSAGE_BUFFER: usize = 64 << 10;
 
+/// Messages that are handed over at a time: in a storm other things are due as well.
+const BATCH: usize = 256;
+
 /// The monitor could not be set up or read.
 #[derive(Debug, Error)]
 pub enum MonitorError {
@@ -133,7 +136,13 @@ impl Monitor {
     pub async fn read(&mut self, mut sink: impl FnMut(Event)) -> Result<bool, MonitorError> {
         let mut guard = self.socket.readable().await?;
         let mut complete = true;
+        let mut messages = 0;
         loop {
+            // The socket stays ready: what is left comes with the next read, after what is due.
+            if complete && messages >= BATCH {
+                return Ok(true);
+            }
+            messages += 1;
             self.buffer.clear();
             match self.socket.get_ref().recv(&mut self.buffer, 0) {
                 Ok(_) => decode(&self.buffer, &mut sink),
