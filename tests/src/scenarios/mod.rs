@@ -130,11 +130,10 @@ pub const EVERY_STEP: &str = "-every-step";
 /// What is played on Open vSwitch too: an emulated machine has the time for these.
 const CORE: &[&str] = &[
     "*bind-unshielded",
-    "*exchange-unshielded",
     "*bind-shielded",
     "*exchange-shielded",
-    "*bind-backup-shielded",
-    "*exchange-backup-shielded",
+    "bind-backup-shielded",
+    "exchange-backup-shielded",
     "bind-dual-shielded",
     "carrier-loss-free",
     "fail-open",
