@@ -157,8 +157,9 @@ impl Ovs {
             .args(["exit", "--cleanup"])
             .succeed(Duration::from_secs(10))
             .await?;
+        // A signal would end it before it has cleaned up.
         let switch = self.switch.take().context("ovs-vswitchd does not run")?;
-        switch.stop(Duration::from_secs(10)).await.map(drop)
+        switch.ended(Duration::from_secs(10)).await.map(drop)
     }
 
     /// Kill `ovs-vswitchd`. The kernel's datapath stays, with the flows that it has.

@@ -259,8 +259,16 @@ impl Daemon {
             return Ok(status);
         }
         self.signal(Signal::SIGTERM)?;
+        self.ended(limit).await
+    }
+
+    /// Wait for it to end by itself.
+    ///
+    /// # Errors
+    /// When it has not ended by `limit` (stretched); it is killed then.
+    pub async fn ended(mut self, limit: Duration) -> Result<ExitStatus> {
         let ended = tokio::time::timeout(clock::patience(limit), self.child.wait()).await;
-        let status = ended.map_err(|_| anyhow!("{} ignores SIGTERM", self.name))?;
+        let status = ended.map_err(|_| anyhow!("{} does not end", self.name))?;
         status.with_context(|| format!("cannot wait for {}", self.name))
     }
 
