@@ -419,9 +419,15 @@ impl Stage {
         let mut reports = Vec::new();
         let Self { runtime, programs, .. } = self;
         runtime.block_on(async {
-            let read = programs.reports.read(|record| reports.extend(bpf::withheld(record)));
-            tokio::time::timeout(PATIENCE, read).await
-        })??;
+            let mut take = |record: &[u8]| reports.extend(bpf::withheld(record));
+            tokio::time::timeout(PATIENCE, programs.reports.read(&mut take)).await??;
+            // They come in batches.
+            let now = Duration::ZERO;
+            while let Ok(read) = tokio::time::timeout(now, programs.reports.read(&mut take)).await {
+                read?;
+            }
+            Ok::<(), Failed>(())
+        })?;
         Ok(reports)
     }
 
