@@ -116,13 +116,21 @@ pub(super) struct Router {
 }
 
 impl Router {
-    /// Whose adverts say that it is the owner, and have the highest priority.
-    pub(super) fn owner(&self, now: Duration) -> Option<(IpAddr, &Entry<Sender>)> {
-        let own = self.own.iter().map(|(source, entry)| (*source, entry));
+    /// Whose adverts say that it is the owner, and have the highest priority. While this node says so
+    /// of itself, that of others counts if it would yield to them.
+    pub(super) fn owner(
+        &self,
+        version: Version,
+        now: Duration,
+    ) -> Option<(IpAddr, &Entry<Sender>)> {
+        let own = self.own.iter().filter(|(_, entry)| entry.is_live(now));
+        let own = own.map(|(source, entry)| (*source, entry));
+        let speaks = own.clone().next().is_some();
         let others = self.others.iter().map(|(source, entry)| (*source, entry));
-        own.chain(others)
-            .filter(|(_, entry)| entry.is_live(now))
-            .max_by_key(|(source, entry)| (entry.value.priority, *source))
+        let others = others.filter(|(source, entry)| {
+            entry.is_live(now) && (!speaks || self.is_heeded(version, *source, &entry.value))
+        });
+        own.chain(others).max_by_key(|(source, entry)| (entry.value.priority, *source))
     }
 
     /// The intervals that may be believed: this node's own, and that of the owner whom it heeds.

@@ -239,7 +239,7 @@ impl Engine {
             let own = router.own.iter().map(|(source, entry)| (*source, true, entry));
             let others = router.others.iter().map(|(source, entry)| (*source, false, entry));
             let senders: Vec<_> = own.chain(others).collect();
-            let owner = router.owner(now);
+            let owner = router.owner(key.version, now);
             let latest = senders.iter().max_by_key(|(.., entry)| entry.last).map(|it| it.2);
             let spokesman = owner.map(|(_, entry)| entry).or(latest);
             RouterStatus {

@@ -161,6 +161,18 @@ fn a_waiting_node_follows_the_owner_it_heeds() {
     assert_eq!(bench.deadline(), DEADLINE);
 }
 
+/// What its daemon does not heed makes nobody owner in this node's place.
+#[test]
+fn an_advert_that_is_not_heeded_makes_no_owner() {
+    let mut bench = Bench::owner();
+    let owner = |bench: &Bench| bench.router().owner.map(|owner| owner.to_string());
+    assert_eq!(owner(&bench).as_deref(), Some(NODE));
+    bench.feed(heard(false, advert(PEER, 255, 7 * SECOND)));
+    assert_eq!(owner(&bench).as_deref(), Some(NODE));
+    bench.feed(heard(false, advert(PEER, 255, SECOND)));
+    assert_eq!(owner(&bench).as_deref(), Some(PEER));
+}
+
 #[test]
 fn forged_adverts_do_not_hurry_an_owner() {
     let ours = |bench: &mut Bench| {
