@@ -84,8 +84,9 @@ impl Keepalived {
             vrrp_pid: dir.join("vrrp.pid"),
         };
         let file = |name: &str| dir.join(name).into_os_string();
+        // Without a /dev/log syslog(3) writes to the machine's console, and waits for a serial line.
         let daemon = Program::new("keepalived", "keepalived", token)
-            .args(["-n", "-l", "-D", "-P", "-f"])
+            .args(["-n", "-l", "-D", "-P", "--no-syslog", "-f"])
             .arg(&conf)
             .args(["-p".into(), file("keepalived.pid"), "-r".into(), file("vrrp.pid")])
             .inside(&node.host.namespace)

@@ -240,6 +240,15 @@ impl Engine {
         true
     }
 
+    /// The same, before everything else that is to be done.
+    fn want_first(&mut self, action: Action) -> bool {
+        let wanted = self.want(action);
+        if wanted {
+            self.actions.rotate_right(1);
+        }
+        wanted
+    }
+
     /// Tells the operator something once for as long as vipshield runs.
     fn mention(&mut self, nic: Option<&str>, text: String) {
         if self.mentioned.insert(text.clone()) {

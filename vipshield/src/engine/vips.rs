@@ -397,7 +397,8 @@ impl Engine {
     }
 
     fn take_off(&mut self, ifindex: u32, address: Address) {
-        if self.want(Action::RemoveVip { ifindex, address }) {
+        // Whatever else fails or takes its time: another node may have it in this moment.
+        if self.want_first(Action::RemoveVip { ifindex, address }) {
             let name = self.world.name_of(ifindex);
             let text = format!("{address} is taken off {name}: no daemon here means to have it");
             tell(&mut self.actions, Weight::Info, None, text);

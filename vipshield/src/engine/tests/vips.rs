@@ -49,7 +49,7 @@ fn given_up_while_enslaved_it_is_gone_at_once() {
 
 /// Every sequence on every datapath, stopped behind each of its steps: `check` gets the bench, the
 /// steps that are left, and a name for it all.
-fn at_each_step(check: impl Fn(&mut Bench, Sequence, &[Step], &str)) {
+fn at_each_step(mut check: impl FnMut(&mut Bench, Sequence, &[Step], &str)) {
     for (sequence, datapath) in all() {
         let ready = || {
             let mut bench = owner(datapath);
@@ -66,6 +66,23 @@ fn at_each_step(check: impl Fn(&mut Bench, Sequence, &[Step], &str)) {
             check(&mut bench, sequence, left, &format!("{sequence:?} on {datapath:?} at {done}"));
         }
     }
+}
+
+/// Another node may have it in this moment, and whatever else is to be done may take its time.
+#[test]
+fn nothing_is_done_before_what_was_given_up_is_gone() {
+    let mut removed = 0;
+    at_each_step(|bench, _, _, at| {
+        let before = bench.log.len();
+        bench.daemon_asks(address(VIP), false);
+        let done: Vec<&Action> = bench.log[before..].iter().map(|(_, action)| action).collect();
+        let is_removal = |action: &&Action| matches!(action, Action::RemoveVip { .. });
+        if done.iter().any(|action| is_removal(action)) {
+            assert!(is_removal(&done[0]), "{at}: {done:?}");
+            removed += 1;
+        }
+    });
+    assert!(removed > 10, "{removed}");
 }
 
 #[test]
