@@ -115,6 +115,12 @@ counters! {
         "Other answers that a daemon got on its command sockets.";
     IntentsLost => "intents_lost",
         "Reports of refused requests lost: the ring buffer was full.";
+    OpeningsBound => "openings_bound",
+        "VRRP sockets bound to what bears the NIC's traffic, while nothing or a bridge has the NIC's name.";
+    OpeningsSending => "openings_sending",
+        "VRRP sockets that asked to send multicast through the NIC and do through what they are bound to.";
+    OpeningsPassed => "openings_passed",
+        "Other choices of an interface for a VRRP socket.";
     TaskEvents => "task_events",
         "Guarded daemons seen to exec, fork, exit or reload, and tools seen to start.";
     TaskEventsLost => "task_events_lost",

@@ -44,6 +44,10 @@ pub mod maps {
     pub const SHUNT_ENDS: &str = "SHUNT_ENDS";
     /// Hash: interface index of a NIC to [`Thrown`](crate::shunt::Thrown).
     pub const SHUNTED: &str = "SHUNTED";
+    /// Hash: interface index to the index of the guarded NIC whose traffic it bears, or may bear.
+    pub const BEARERS: &str = "BEARERS";
+    /// Hash: interface name to the name of the interface that VRRP sockets are bound to in its place.
+    pub const BOUND_TO: &str = "BOUND_TO";
     /// Hash: [`AddressKey`](crate::guard::AddressKey) of addresses whose owners are watched.
     pub const WATCHED: &str = "WATCHED";
     /// Hash: [`AnsweredKey`](crate::watch::AnsweredKey) to [`Answer`](crate::watch::Answer).
@@ -60,6 +64,8 @@ pub mod maps {
 pub mod constants {
     /// A [`Devices`](crate::shunt::Devices).
     pub const DEVICES: &str = "DEVICES";
+    /// A `u64`: cookie of vipshield's network namespace (`SO_NETNS_COOKIE`).
+    pub const NETWORK_NAMESPACE: &str = "NETWORK_NAMESPACE";
 }
 
 /// Names of the programs, as the eBPF object spells them.
@@ -84,6 +90,8 @@ pub mod programs {
     pub const WATCH_EGRESS: &str = "watch_egress";
     /// Socket filter on a guarded daemon's rtnetlink command sockets.
     pub const NETLINK_INTENT: &str = "netlink_intent";
+    /// `setsockopt(2)` of the processes in a guarded daemon's control group.
+    pub const SOCKET_OPENING: &str = "socket_opening";
     /// Raw tracepoint `sched_process_exec`.
     pub const TASK_EXEC: &str = "task_exec";
     /// Raw tracepoint `sched_process_fork`.

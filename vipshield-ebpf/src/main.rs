@@ -14,6 +14,7 @@ mod link_sentry;
 mod maps;
 mod netlink;
 mod netlink_guard;
+mod opening;
 mod shunt;
 mod skb;
 mod tasks;

@@ -25,6 +25,8 @@ const MAX_ANNOUNCED: u32 = 256;
 /// One is replayed at a time.
 const MAX_REPLAYED: u32 = 16;
 const MAX_TASK_NAMES: u32 = 32;
+/// A NIC, and every bridge that it was a port of.
+const MAX_BEARERS: u32 = 1024;
 /// About 900 withheld messages in flight: a bind makes a few dozen.
 const REPORTS_BYTES: u32 = 64 * 1024;
 /// About 250 refused requests in flight: a daemon makes one for each of its addresses.
@@ -66,6 +68,10 @@ pub(crate) static TASK_NAMES: HashMap<[u8; TASK_COMM_LEN], u32> =
     HashMap::with_max_entries(MAX_TASK_NAMES, 0);
 #[map]
 pub(crate) static TASKS: RingBuf = RingBuf::with_byte_size(TASKS_BYTES, 0);
+#[map]
+pub(crate) static BEARERS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_BEARERS, 0);
+#[map]
+pub(crate) static BOUND_TO: HashMap<IfName, IfName> = HashMap::with_max_entries(MAX_NICS, 0);
 #[map]
 pub(crate) static SHUNT_ENDS: HashMap<u32, ShuntEnd> = HashMap::with_max_entries(2 * MAX_NICS, 0);
 #[map]

@@ -7,7 +7,7 @@ mod tasks;
 
 use std::{collections::VecDeque, future::pending, io, net::IpAddr, time::Duration};
 
-use log::{Level, debug, log, warn};
+use log::{Level, debug, info, log, warn};
 use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 use tokio::{
@@ -375,7 +375,11 @@ impl Driver {
             }
             Action::ClearPolicy { ifindex, name } => programs.clear_policy(*ifindex, name)?,
             Action::SetCommandPorts { ports } => programs.set_command_ports(ports)?,
-            Action::Guard { socket } => guard(programs, scanner, *socket, replay.port)?,
+            Action::SetOpening { nic, opening } => programs.set_opening(*nic, opening.as_ref())?,
+            Action::Guard { socket } => {
+                guard(programs, scanner, *socket, replay.port)?;
+                mind_openings(programs, socket.pid);
+            }
             Action::Listen { socket } => {
                 let duplicate = daemons::borrow(*socket)?;
                 programs.listen(&duplicate)?;
@@ -513,6 +517,20 @@ fn guard(
     programs.guard(&duplicate, cookie, GuardedSocket { port, replay_port })?;
     scanner.remember(socket, cookie);
     Ok(())
+}
+
+/// The daemon does without, and fails once if it is reloaded while names are exchanged.
+fn mind_openings(programs: &mut Programs, pid: u32) {
+    match daemons::cgroup(pid) {
+        Ok(cgroup) => {
+            // Where the kernel does not let it that was said.
+            programs.mind_openings(&cgroup);
+        }
+        Err(error) => info!(
+            "process {pid} will fail once should it be reloaded while names are exchanged: {}",
+            causes(&error)
+        ),
+    }
 }
 
 /// The cookies of the sockets that carry the guard of a vipshield that is gone.

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 
 use super::ground::insist;
-use super::scene::{MOMENT, failover, one_owner, served_by, still};
+use super::scene::{failover, served_by, still};
 use super::{Context, Runs, Scenario};
 use crate::clock;
 use crate::config::LabConfig;
@@ -106,23 +106,17 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     all
 }
 
-/// While names are exchanged keepalived binds the sockets it opens anew by the NIC's name, which is
-/// the bridge's now, and asks for multicast by the NIC's number: the kernel refuses, and it has no
-/// socket to send from until it knows the names.
-fn names_matter(anew: Anew, sequence: Sequence) -> bool {
-    (anew, sequence) == (Anew::Reloaded, Sequence::Exchange)
-}
-
 fn scenario(anew: Anew, sequence: Sequence, role: Role) -> Scenario {
     let (suffix, who) = match role {
         Role::Master => ("", "the owner"),
         Role::Backup => ("-backup", "the waiting node"),
     };
     let name = format!("daemon-{}-{sequence}{suffix}", anew.name());
-    let what = if names_matter(anew, sequence) {
-        "one failover, and one owner that is heard"
-    } else {
-        "no FAULT, the node's own source address"
+    let what = match anew {
+        Anew::Reloaded => "nothing changes, also when the NIC is given back",
+        Anew::Restarted | Anew::Killed | Anew::Respawned => {
+            "no FAULT, the node's own source address"
+        }
     };
     let about = format!("keepalived's {} on {who} after {sequence}: {what}", anew.name());
     let directory = name.clone();
@@ -158,9 +152,6 @@ async fn watched(lab: &mut Lab, anew: Anew, sequence: Sequence, role: Role) -> R
     clock::pass(Duration::from_secs(1)).await;
 
     let adverts = AdvertWitness::start(&lab.client)?;
-    if names_matter(anew, sequence) {
-        return reloaded(lab, role, &adverts).await;
-    }
     let begun = clock::now();
     let since = anew.happen_in(lab).await?;
     match role {
@@ -183,41 +174,17 @@ async fn watched(lab: &mut Lab, anew: Anew, sequence: Sequence, role: Role) -> R
     }
     clock::pass(Duration::from_secs(2)).await;
     heard_only(lab, since, &["BACKUP", "MASTER"])?;
-    own_source(lab, &adverts, begun)
+    own_source(lab, &adverts, begun)?;
+    if anew == Anew::Reloaded { reloaded_again(lab, sequence).await } else { Ok(()) }
 }
 
-/// keepalived reads its configuration anew while names are exchanged.
-async fn reloaded(lab: &mut Lab, role: Role, adverts: &AdvertWitness) -> Result<()> {
-    let witnesses = Witnesses::start(lab).await?;
+/// It kept everything: another time nothing changes either, nor when its NIC is given back.
+async fn reloaded_again(lab: &mut Lab, sequence: Sequence) -> Result<()> {
     let since = Anew::Reloaded.happen_in(lab).await?;
-    // Until the other node would have made itself owner, had it heard nothing.
-    clock::pass(WATCH).await;
-    let owner = match role {
-        Role::Master => {
-            heard_only(lab, since, &["FAULT", "BACKUP", "MASTER"])?;
-            0
-        }
-        Role::Backup => {
-            heard_only(lab, since, &["FAULT", "BACKUP"])?;
-            1
-        }
-    };
-    speaks_alone(lab, &witnesses, adverts, owner).await?;
-    one_owner(lab, &witnesses, since, MOMENT)?;
-    if role == Role::Backup {
-        lab.node_mut(1)?.keepalived.take().context("keepalived does not run")?.stop().await?;
-        speaks_alone(lab, &witnesses, adverts, 0).await?;
-    }
-    // It knows the names now: another time nothing happens.
-    let again = Anew::Reloaded.happen_in(lab).await?;
     clock::pass(failover(lab)).await;
-    still(lab, again)?;
-    own_source(lab, adverts, since)?;
-
-    // It may give the VIP up between two steps of Kube-OVN's, which then begins again.
-    insist(Sequence::Unexchange, lab).await?;
+    insist(sequence.opposite(), lab).await?;
     clock::pass(failover(lab)).await;
-    speaks_alone(lab, &witnesses, adverts, 0).await
+    still(lab, since)
 }
 
 /// Wait until this node alone is MASTER, its adverts alone are heard, and the client reaches the

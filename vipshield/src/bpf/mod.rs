@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     io,
     net::{IpAddr, Ipv6Addr},
     os::fd::AsFd,
@@ -27,12 +28,12 @@ use vipshield_common::{
 };
 
 use self::{
-    classifiers::Classifiers, heartbeat::Heartbeat, sentry::PortSentries, shunt::Shunts,
-    watch::Watches,
+    classifiers::Classifiers, heartbeat::Heartbeat, opening::Openings, sentry::PortSentries,
+    shunt::Shunts, watch::Watches,
 };
 pub use self::{classifiers::sweep_classifiers, heartbeat::Pulse};
 use crate::{
-    engine::{Answers, Event, Heard, Shunt, Withheld},
+    engine::{Answers, Event, Heard, Opening, Shunt, Withheld},
     net::OWN,
     watch::watch,
 };
@@ -44,6 +45,7 @@ mod comparisons;
 mod decode;
 mod heartbeat;
 mod inherit;
+mod opening;
 mod sentry;
 mod shunt;
 mod watch;
@@ -132,6 +134,7 @@ pub struct Programs {
     shunts: Shunts,
     watches: Watches,
     port_sentries: PortSentries,
+    openings: Openings,
     /// Withheld messages.
     pub reports: Ring,
     /// Requests of guarded daemons that the kernel refused.
@@ -149,12 +152,16 @@ impl Programs {
     pub fn load(daemons: &[String]) -> Result<Self, BpfError> {
         let level = log_level();
         let devices = sentry::devices();
+        let namespace = opening::network_namespace();
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &level, true);
         let cpus = nr_cpus().map_err(|(_, error)| BpfError::Cpus(error))?;
         loader.map_max_entries(maps::SOURCES, Watches::sources(cpus));
         if let Some(devices) = &devices {
             loader.override_global(constants::DEVICES, devices, true);
+        }
+        if let Some(namespace) = &namespace {
+            loader.override_global(constants::NETWORK_NAMESPACE, namespace, true);
         }
         let mut ebpf = loader.load(OBJECT)?;
 
@@ -200,6 +207,7 @@ impl Programs {
             shunts,
             watches,
             port_sentries: PortSentries::new(devices.is_some()),
+            openings: Openings::new(&mut ebpf, namespace.is_some())?,
             ebpf,
         })
     }
@@ -322,6 +330,17 @@ impl Programs {
     /// the heartbeat is fresh.
     pub fn set_answers(&mut self, nic: u32, answers: &Answers) -> Result<(), BpfError> {
         self.watches.set_answers(nic, answers)
+    }
+
+    /// Has VRRP sockets of the processes in this control group opened as [set](Self::set_opening). Linux
+    /// 5.15; false where the kernel does not let it.
+    pub fn mind_openings(&mut self, cgroup: &File) -> bool {
+        self.openings.attach(&mut self.ebpf, cgroup)
+    }
+
+    /// Has VRRP sockets of a NIC opened so from now on; or as the kernel does it.
+    pub fn set_opening(&mut self, nic: u32, opening: Option<&Opening>) -> Result<(), BpfError> {
+        self.openings.set(nic, opening)
     }
 
     /// Has ports seen to join or leave before the kernel says so. False: it does not let probes in,

@@ -5,6 +5,7 @@
 //! keep a socket alive that the daemon has closed.
 
 mod borrow;
+mod cgroup;
 mod home;
 mod scan;
 mod socket;
@@ -12,10 +13,11 @@ mod sockopt;
 
 pub use self::{
     borrow::{BorrowError, borrow},
+    cgroup::{CgroupError, cgroup},
     home::{home, stays},
     scan::{ScanError, Scanner},
     socket::{
-        AttachedFilter, SocketError, attached_filter, cookie, detach_filter, is_member, port,
-        rebind, resync_link, speak_from_anywhere,
+        AttachedFilter, SocketError, attached_filter, cookie, detach_filter, is_member,
+        network_namespace_cookie, port, rebind, resync_link, speak_from_anywhere,
     },
 };

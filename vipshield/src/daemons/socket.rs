@@ -9,6 +9,7 @@ use std::{
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
 use nix::sys::socket::{MsgFlags, NetlinkAddr, getsockname, sendto};
+use rustix::net::{AddressFamily, SocketType, socket};
 use thiserror::Error;
 use vipshield_common::guard::RESYNC_SEQUENCE;
 
@@ -81,6 +82,15 @@ pub fn cookie(socket: impl AsFd) -> Result<u64, SocketError> {
     sockopt::get::<u64>(socket, libc::SOL_SOCKET, SO_COOKIE)
         .map(|(cookie, _)| cookie)
         .map_err(failed("SO_COOKIE"))
+}
+
+/// The cookie of this thread's network namespace: unique as long as the kernel runs. Linux 5.14.
+pub fn network_namespace_cookie() -> Result<u64, SocketError> {
+    let any = socket(AddressFamily::UNIX, SocketType::DGRAM, None)
+        .map_err(|errno| failed("socket")(errno.into()))?;
+    sockopt::get::<u64>(any, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE)
+        .map(|(cookie, _)| cookie)
+        .map_err(failed("SO_NETNS_COOKIE"))
 }
 
 /// The port of a netlink socket.

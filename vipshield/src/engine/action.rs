@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     carry::{Plan, Shunt},
+    names::Opening,
     notice::Notice,
     watch::Answers,
     world::{Address, SocketId, VrrpSocket},
@@ -60,6 +61,13 @@ pub enum Action {
         nic: u32,
         /// The interface to bind it to.
         to: u32,
+    },
+    /// Have VRRP sockets that daemons open anew for a NIC find its traffic, whatever it is called now.
+    SetOpening {
+        /// The NIC.
+        nic: u32,
+        /// How; none if it has its name itself.
+        opening: Option<Opening>,
     },
     /// Let a VRRP socket of IPv6 send from an address that is on no interface, or no longer.
     Speak {
@@ -177,6 +185,9 @@ impl fmt::Display for Action {
             Self::ClearPolicy { name, .. } => write!(f, "disarming the guard for {name}"),
             Self::SetCommandPorts { .. } => {
                 f.write_str("telling the guard which requests are the daemons' own")
+            }
+            Self::SetOpening { nic, .. } => {
+                write!(f, "choosing where new VRRP sockets of interface {nic} are bound")
             }
             Self::Guard { socket } => write!(f, "guarding {socket}"),
             Self::Listen { socket } => write!(f, "listening in on {socket}"),

@@ -177,7 +177,10 @@ fn remedy(action: &Action) -> &'static str {
         | Action::ShowAddress { .. } => {
             "it is tried again; if it stays, see that vipshield has the capability NET_ADMIN"
         }
-        Action::SetPolicy { .. } | Action::ClearPolicy { .. } | Action::SetCommandPorts { .. } => {
+        Action::SetPolicy { .. }
+        | Action::ClearPolicy { .. }
+        | Action::SetCommandPorts { .. }
+        | Action::SetOpening { .. } => {
             "it is tried again; if it stays, restart vipshield: until then keepalived may see too \
              much or too little"
         }

@@ -315,6 +315,7 @@ impl Engine {
             }
             Action::SetPolicy { .. }
             | Action::SetCommandPorts { .. }
+            | Action::SetOpening { .. }
             | Action::Carry { .. }
             | Action::Speak { from_anywhere: false, .. }
             | Action::StandIn { .. }
@@ -362,6 +363,7 @@ impl Engine {
                 }
             }
             Action::SetCommandPorts { .. } => self.command_ports = None,
+            Action::SetOpening { nic, .. } => self.opening_failed(*nic),
             Action::Watch { .. } | Action::WatchAddresses { .. } | Action::Answer { .. } => {
                 self.watch_failed(&action);
             }

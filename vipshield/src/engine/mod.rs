@@ -46,6 +46,7 @@ pub use self::{
     carry::{Plan, Route, Shunt, Trigger},
     event::{About, Event, Withheld},
     heard::Heard,
+    names::Opening,
     notice::{Notice, Weight},
     phase::{Phase, Signs, derive},
     status::{
@@ -277,6 +278,7 @@ impl Engine {
         self.announce(now);
         self.rebind();
         self.let_speak();
+        self.let_open();
         self.allow_ports();
         self.guard_daemons();
         self.introduce();
@@ -321,6 +323,7 @@ impl Engine {
             | Action::Listen { .. }
             | Action::Unguard { .. }
             | Action::Rebind { .. }
+            | Action::SetOpening { .. }
             | Action::MoveVip { .. }
             | Action::Announce { .. }
             | Action::StandIn { .. }
@@ -527,6 +530,7 @@ fn action_pid(action: &Action) -> Option<u32> {
         Action::SetPolicy { .. }
         | Action::ClearPolicy { .. }
         | Action::SetCommandPorts { .. }
+        | Action::SetOpening { .. }
         | Action::Carry { .. }
         | Action::Shunt { .. }
         | Action::RemoveVip { .. }

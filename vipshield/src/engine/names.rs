@@ -8,6 +8,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Engine,
     action::Action,
@@ -19,6 +21,19 @@ use super::{
 
 /// A daemon by its process id, and a NIC by its index.
 type On = (u32, u32);
+
+/// How VRRP sockets that daemons open anew find the traffic of a NIC that is called otherwise than they
+/// know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
+    /// The name by which they bind them.
+    pub name: String,
+    /// What they are bound to then; none where what has the name is right.
+    pub bound_to: Option<String>,
+    /// The NIC, and whatever bears its traffic or has its name: one that is bound to one of these, and
+    /// asks to send through another, sends through the one that it is bound to.
+    pub bearers: BTreeSet<u32>,
+}
 
 /// See the [module](self).
 #[derive(Debug, Default)]
@@ -39,6 +54,8 @@ pub(super) struct Names {
     informed: BTreeSet<On>,
     /// Whether such a daemon's bridge worked, as it was told last.
     shown: BTreeMap<(SocketId, u32), bool>,
+    /// By NIC: how VRRP sockets are opened anew, as last asked for.
+    openings: BTreeMap<u32, Opening>,
 }
 
 impl Engine {
@@ -89,6 +106,44 @@ impl Engine {
             self.world.links.get(&nic.ifindex).is_some_and(|link| link.name != nic.name)
         };
         self.nics.values().filter(is)
+    }
+
+    /// A daemon that opens its sockets anew while the NIC is called otherwise than it knows binds them by
+    /// the name, which nothing or the bridge has, and asks to send through the NIC, by the number.
+    pub(super) fn let_open(&mut self) {
+        let wanted: BTreeMap<u32, Opening> =
+            self.renamed().map(|nic| (nic.ifindex, self.opening(nic))).collect();
+        let nics: BTreeSet<u32> =
+            wanted.keys().chain(self.names.openings.keys()).copied().collect();
+        for nic in nics {
+            let opening = wanted.get(&nic).cloned();
+            let known = self.names.openings.get(&nic);
+            if opening.as_ref() == known
+                || !self.want(Action::SetOpening { nic, opening: opening.clone() })
+            {
+                continue;
+            }
+            match opening {
+                Some(opening) => self.names.openings.insert(nic, opening),
+                None => self.names.openings.remove(&nic),
+            };
+        }
+    }
+
+    fn opening(&self, nic: &Nic) -> Opening {
+        let exists = |ifindex: &u32| self.world.links.contains_key(ifindex);
+        let bearer = nic.bearer.and_then(|bearer| self.world.links.get(&bearer));
+        let bound_to = bearer.filter(|bearer| bearer.name != nic.name);
+        Opening {
+            name: nic.name.clone(),
+            bound_to: bound_to.map(|bearer| bearer.name.clone()),
+            bearers: nic.bearers.iter().copied().filter(exists).collect(),
+        }
+    }
+
+    /// Neither what was asked for nor what was before.
+    pub(super) fn opening_failed(&mut self, nic: u32) {
+        self.names.openings.insert(nic, Opening::default());
     }
 
     /// NICs that a daemon that starts now does not find as those do that have known them for long.

@@ -10,6 +10,7 @@ mod frames;
 mod intent;
 mod monitor;
 mod namespace;
+mod opening;
 mod shunt;
 mod tap;
 mod watch;
@@ -101,6 +102,10 @@ const CASES: &[Case] = &[
     ("what is no proper solicitation is not", answer::no_solicitations),
     ("groups of what is answered are held", answer::groups),
     ("what was answered goes on as it came", answer::goes_on),
+    ("a VRRP socket sends multicast through what it is bound to", opening::sends),
+    ("a VRRP socket is bound to what bears its NIC's traffic", opening::bound_by_name),
+    ("sockets of others are opened as they want", opening::left_alone),
+    ("without a heartbeat, or elsewhere, sockets are opened as they want", opening::fails_open),
     ("after lost events the monitor goes on", monitor::lost_events),
     ("a tool that starts is a hint", tools),
     ("tasks are reported by name", tasks),

@@ -11,7 +11,7 @@ use vipshield_common::guard::withhold;
 use super::{
     super::{
         Action, Address, Answers, Config, Daemon, Engine, EngineStatus, Event, Filter, Intent,
-        NicStatus, Phase, Plan, Shunt, SocketId,
+        NicStatus, Opening, Phase, Plan, Shunt, SocketId,
     },
     guard::{Guard, View},
     keepalived::Keepalived,
@@ -64,6 +64,9 @@ pub(super) struct Bench {
     pub(super) watched_addresses: BTreeSet<IpAddr>,
     /// By NIC; those that answer nothing are left out.
     pub(super) answers: BTreeMap<u32, Answers>,
+    /// By NIC: how VRRP sockets are opened anew; and whether the kernel lets that be seen to.
+    pub(super) openings: BTreeMap<u32, Opening>,
+    pub(super) corrects: bool,
     /// NICs that have a stand-in for their address.
     pub(super) stood_in: BTreeSet<u32>,
     /// How much longer than the deadline something may stay hidden.
@@ -116,6 +119,8 @@ impl Bench {
             watched: BTreeSet::new(),
             watched_addresses: BTreeSet::new(),
             answers: BTreeMap::new(),
+            openings: BTreeMap::new(),
+            corrects: false,
             stood_in: BTreeSet::new(),
             grace: Duration::ZERO,
             left: BTreeMap::new(),
@@ -211,7 +216,7 @@ impl Bench {
     /// The daemon reads its configuration again, and is looked at as often as after any change.
     pub(super) fn reload_daemon(&mut self) {
         if let Some(daemon) = &mut self.daemon {
-            daemon.open(&self.node);
+            daemon.open(&self.node, self.openings.get(&NIC_INDEX).filter(|_| self.corrects));
         }
         self.scan();
         self.scan();
@@ -388,6 +393,10 @@ impl Bench {
                 if !answers.addresses.is_empty() {
                     self.answers.insert(*ifindex, answers.clone());
                 }
+            }
+            Action::SetOpening { nic, opening } => {
+                self.openings.remove(nic);
+                self.openings.extend(opening.clone().map(|opening| (*nic, opening)));
             }
             Action::StandIn { ifindex, wanted: true } => {
                 self.stood_in.insert(*ifindex);

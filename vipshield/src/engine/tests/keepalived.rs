@@ -1,7 +1,9 @@
 //! A model of keepalived's VRRP process: its sockets, and what it believes.
 
 use super::{
-    super::{CommandSocket, Daemon, Family, Filter, MonitorSocket, Role, SocketId, VrrpSocket},
+    super::{
+        CommandSocket, Daemon, Family, Filter, MonitorSocket, Opening, Role, SocketId, VrrpSocket,
+    },
     bench::COMMAND_PORT,
     guard::View,
     node::{Message, NIC, NIC_INDEX, Node},
@@ -44,11 +46,17 @@ impl Keepalived {
 
     /// It opens its sockets anew: bound by the name, which only the kernel resolves, and sending by
     /// the number that it knows for it.
-    pub(super) fn open(&mut self, node: &Node) {
-        let by_name = node.index(NIC);
+    pub(super) fn open(&mut self, node: &Node, opening: Option<&Opening>) {
+        let bound_to = opening.and_then(|opening| opening.bound_to.as_deref());
+        let by_name = node.index(bound_to.unwrap_or(NIC));
         self.closed = by_name.is_none();
         let Some(by_name) = by_name else { return };
-        self.mute = self.interface() != Some(by_name);
+        let interface = self.interface();
+        self.mute = interface != Some(by_name)
+            && !opening.is_some_and(|opening| {
+                let all = &opening.bearers;
+                all.contains(&by_name) && interface.is_some_and(|it| all.contains(&it))
+            });
         self.bound = [by_name; 2];
         self.opened += 1;
     }
@@ -67,7 +75,7 @@ impl Keepalived {
             self.closed = true;
             if let Some(ifindex) = now {
                 self.view.addresses.remove(&ifindex);
-                self.open(node);
+                self.open(node, None);
             }
         }
     }

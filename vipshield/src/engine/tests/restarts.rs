@@ -267,6 +267,47 @@ fn a_daemon_reloaded_at_any_step_is_well_in_the_end() {
     }
 }
 
+/// Where the kernel lets vipshield see to it that they are not refused, it is told nothing.
+#[test]
+fn a_daemon_reloaded_at_any_step_notices_nothing() {
+    for (sequence, datapath, done) in every_step() {
+        let name = format!("{sequence:?} on {datapath:?} at {done}");
+        let mut bench = interrupted(sequence, datapath, done, |bench| {
+            bench.corrects = true;
+            bench.reload_daemon();
+        });
+        is_well(&bench, &name);
+        bench.reload_daemon();
+        bench.advance(5 * DEADLINE);
+        is_well(&bench, &name);
+        assert_eq!(bench.keepalived().interface(), Some(NIC_INDEX), "{name}");
+        assert!(!bench.released() && bench.is_calm(), "{name}");
+    }
+}
+
+/// What failed is tried again, and taken back in the end.
+#[test]
+fn sockets_are_opened_otherwise_exactly_while_names_are_exchanged() {
+    let mut bench = Bench::new(Datapath::Bridge);
+    bench.sequence(Sequence::Bind);
+    assert!(bench.openings.is_empty());
+    bench.sequence(Sequence::Unbind);
+    bench.fails = |action| matches!(action, Action::SetOpening { .. });
+    bench.sequence(Sequence::Exchange);
+    assert!(bench.openings.is_empty());
+    bench.fails = |_| false;
+    bench.advance(3 * DEADLINE);
+    let bridge = bench.node.index(NIC).unwrap();
+    let opening = &bench.openings[&NIC_INDEX];
+    assert_eq!(opening.bearers, [NIC_INDEX, bridge].into());
+    assert_eq!((opening.name.as_str(), &opening.bound_to), (NIC, &None));
+    bench.fails = |action| matches!(action, Action::SetOpening { .. });
+    bench.sequence(Sequence::Unexchange);
+    bench.fails = |_| false;
+    bench.advance(3 * DEADLINE);
+    assert!(bench.openings.is_empty());
+}
+
 /// The bridge that it uses fails and recovers: the kernel's own word is withheld.
 #[test]
 fn a_daemon_that_uses_the_bridge_knows_whether_it_works() {
