@@ -139,17 +139,19 @@ async fn halfway(lab: &mut Lab, anew: Anew, at: Pause, role: Role) -> Result<()>
         let mut notes = Vec::new();
         measure::insist(at.sequence, lab, &mut Undisturbed, &mut notes).await?;
     }
-    let over = clock::now();
     let owner = usize::from(role == Role::Backup);
     speaks_alone(lab, &witnesses, &adverts, owner).await.context("when all was over")?;
+    let settled = clock::now();
     clock::pass(failover(lab)).await;
     speaks_alone(lab, &witnesses, &adverts, owner).await.context("and it stays so")?;
     one_owner(lab, &witnesses, began, clock::patience(HANDOVER))?;
-    if !is_name_elsewhere(at) {
-        let states: &[&str] = match role {
-            Role::Master => &["BACKUP", "MASTER"],
-            Role::Backup => &["BACKUP"],
-        };
+    let states: &[&str] = match role {
+        Role::Master if anew == Anew::Reloaded => &["MASTER"],
+        Role::Master => &["BACKUP", "MASTER"],
+        Role::Backup => &["BACKUP"],
+    };
+    // One that reads its interfaces anew finds others by their names.
+    if anew == Anew::Reloaded || !is_name_elsewhere(at) {
         heard_only(lab, since, states)?;
     }
     if role == Role::Backup {
@@ -159,5 +161,5 @@ async fn halfway(lab: &mut Lab, anew: Anew, at: Pause, role: Role) -> Result<()>
         lab.node_mut(1)?.keepalived.take().context("keepalived does not run")?.stop().await?;
         speaks_alone(lab, &witnesses, &adverts, 0).await.context("alone")?;
     }
-    own_source(lab, &adverts, over + clock::patience(Duration::from_secs(1)))
+    own_source(lab, &adverts, settled)
 }
