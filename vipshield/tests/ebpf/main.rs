@@ -78,6 +78,7 @@ const CASES: &[Case] = &[
     ("what is carried ends unless it is renewed", carry::ends_unless_renewed),
     ("what a killed vipshield left is swept", carry::swept),
     ("of plans that were carried in part nothing is left", carry::half_carried),
+    ("of two NICs each is carried until it is taken back itself", carry::two_nics),
     ("a NIC that joins a bridge is shunted until the bridge forwards", shunt::joined),
     ("a NIC that leaves its bridge is shunted until that is known", shunt::cut),
     ("a port that is disabled is shunted", shunt::disabled),
