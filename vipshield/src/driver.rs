@@ -402,7 +402,10 @@ impl Driver {
             Action::Speak { socket, from_anywhere } => {
                 daemons::speak_from_anywhere(daemons::borrow(*socket)?, *from_anywhere)?;
             }
-            Action::Carry { ifindex, old, new } => carrier.change(*ifindex, old, new).await?,
+            Action::Carry { ifindex, old, new } => {
+                let beside = self.engine.carried_beside(*ifindex);
+                carrier.change(*ifindex, old, new, &beside).await?;
+            }
             Action::Shunt { ifindex, shunt } => {
                 let laid = programs.set_shunt(*ifindex, *shunt);
                 // Also where it could not be laid: nothing is left of the attempt.

@@ -62,6 +62,11 @@ impl Engine {
                 last.push(Action::ResyncLink { socket: *socket, ifindex: nic.ifindex });
             }
         }
+        for nic in self.nics.values_mut() {
+            // None keeps what another takes back.
+            nic.carry = vec![Plan::default()];
+            nic.half_carried = None;
+        }
         last.extend(self.end_of_watch());
         let commands = self.world.daemons.values().flat_map(|daemon| &daemon.commands);
         let speakers = self.speaking.iter().copied();

@@ -23,7 +23,7 @@ pub enum Event {
         links: Vec<Link>,
         /// Every address with its interface index.
         addresses: Vec<(u32, Address)>,
-        /// Every route of the main table with its interface index.
+        /// Every route of the main table with its interface index, or 0.
         routes: Vec<(u32, Route)>,
         /// What was heard before of what processes asked for: no snapshot shows that.
         intents: Vec<Intent>,
@@ -85,7 +85,7 @@ pub enum Event {
     },
     /// A route of the main table appeared or changed.
     Route {
-        /// Interface index.
+        /// Interface index; 0 if no single interface has it: it has several next hops, or leads nowhere.
         ifindex: u32,
         /// The route.
         route: Route,
@@ -93,18 +93,9 @@ pub enum Event {
         /// The kernel says nothing else of the end of that.
         replaces: bool,
     },
-    /// The same for one that no single interface has: it has several next hops, or leads nowhere.
-    RouteReplaced {
-        /// Where the old one led to.
-        destination: IpAddr,
-        /// Length of the destination's prefix.
-        prefix_len: u8,
-        /// Its priority.
-        metric: u32,
-    },
     /// A route of the main table is gone.
     RouteRemoved {
-        /// Interface index.
+        /// Interface index, or 0.
         ifindex: u32,
         /// The route.
         route: Route,

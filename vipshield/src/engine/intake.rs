@@ -85,9 +85,6 @@ impl Engine {
                 routes.retain(|known| known.key() != route.key());
                 routes.insert(route);
             }
-            Event::RouteReplaced { destination, prefix_len, metric } => {
-                self.world.route_replaced(destination, prefix_len, metric);
-            }
             Event::RouteRemoved { ifindex, route } => {
                 if let Some(routes) = self.world.routes.get_mut(&ifindex) {
                     routes.retain(|known| known.key() != route.key());

@@ -496,6 +496,14 @@ impl Engine {
         let plans = self.nics.values().flat_map(|nic| nic.carry.iter().map(|it| (nic.ifindex, it)));
         plans.filter(|(_, plan)| !plan.is_empty())
     }
+
+    /// What may be in force for other NICs than this one, in part or wholly: they may need the same
+    /// rules.
+    #[must_use]
+    pub fn carried_beside(&self, ifindex: u32) -> Vec<Plan> {
+        let others = self.nics.values().filter(|nic| nic.ifindex != ifindex);
+        others.flat_map(Nic::carried).filter(|plan| !plan.is_empty()).collect()
+    }
 }
 
 /// The line that says why a phase began.

@@ -7,6 +7,7 @@ mod groups;
 mod monitor;
 mod own;
 mod replay;
+mod route;
 mod vip;
 
 pub use self::{

@@ -25,7 +25,7 @@ use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 
-use super::carry;
+use super::route;
 use crate::{
     engine::{Address, Event, Intent, Link},
     watch::watch,
@@ -115,13 +115,13 @@ impl Monitor {
             .try_collect()
             .await
             .map_err(|source| MonitorError::Dump { what: "addresses", source })?;
-        let routes = carry::all_routes(&self.handle)
+        let routes = route::all_routes(&self.handle)
             .await
             .map_err(|source| MonitorError::Dump { what: "routes", source })?;
         Ok(Event::Snapshot {
             links: links.iter().filter_map(link).collect(),
             addresses: addresses.iter().filter_map(address).collect(),
-            routes: routes.iter().filter_map(carry::decode).collect(),
+            routes: routes.iter().filter_map(route::decode).collect(),
             intents,
         })
     }
@@ -223,18 +223,10 @@ fn event(message: RouteNetlinkMessage, requester: u32, replaces: bool) -> Option
             .map(|(ifindex, address)| Event::Address { ifindex, address, requester }),
         RouteNetlinkMessage::DelAddress(message) => address(&message)
             .map(|(ifindex, address)| Event::AddressRemoved { ifindex, address, requester }),
-        RouteNetlinkMessage::NewRoute(message) => match carry::decode(&message) {
-            Some((ifindex, route)) => Some(Event::Route { ifindex, route, replaces }),
-            None => carry::destination(&message).filter(|_| replaces).map(
-                |(destination, prefix_len, metric)| Event::RouteReplaced {
-                    destination,
-                    prefix_len,
-                    metric,
-                },
-            ),
-        },
+        RouteNetlinkMessage::NewRoute(message) => route::decode(&message)
+            .map(|(ifindex, route)| Event::Route { ifindex, route, replaces }),
         RouteNetlinkMessage::DelRoute(message) => {
-            carry::decode(&message).map(|(ifindex, route)| Event::RouteRemoved { ifindex, route })
+            route::decode(&message).map(|(ifindex, route)| Event::RouteRemoved { ifindex, route })
         }
         _ => None,
     }
@@ -287,8 +279,10 @@ pub(super) fn address(message: &AddressMessage) -> Option<(u32, Address)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use netlink_packet_route::route::{
-        RouteAttribute, RouteMessage, RouteNextHop, RouteProtocol, RouteType,
+        RouteAttribute, RouteMessage, RouteNextHop, RouteProtocol, RouteType, RouteVia,
     };
 
     use super::*;
@@ -323,16 +317,21 @@ mod tests {
         }
     }
 
+    /// It may outrank what a NIC has.
     #[test]
-    fn a_route_that_is_no_nics_says_what_it_replaces() {
+    fn a_route_that_is_no_nics_is_interface_0s() {
         let several = || RouteAttribute::MultiPath(vec![RouteNextHop::default(); 2]);
-        let replaced = Event::RouteReplaced {
-            destination: IpAddr::from([0, 0, 0, 0]),
-            prefix_len: 0,
-            metric: 100,
-        };
-        assert_eq!(said(true, RouteType::Unicast, several()), Some(replaced.clone()));
-        assert_eq!(said(true, RouteType::BlackHole, RouteAttribute::Oif(2)), Some(replaced));
-        assert_eq!(said(false, RouteType::Unicast, several()), None);
+        let via = || RouteAttribute::Via(RouteVia::Inet6(Ipv6Addr::LOCALHOST));
+        for (kind, way) in [
+            (RouteType::Unicast, several()),
+            (RouteType::Unicast, via()),
+            (RouteType::BlackHole, RouteAttribute::Oif(2)),
+        ] {
+            let Some(Event::Route { ifindex: 0, route, replaces: true }) = said(true, kind, way)
+            else {
+                panic!("{kind:?}");
+            };
+            assert_eq!((route.prefix_len, route.metric, route.gateway), (0, 100, None));
+        }
     }
 }

@@ -5,12 +5,12 @@ use std::{collections::BTreeSet, fs, net::IpAddr, process::Command};
 use libtest_mimic::Failed;
 use vipshield::{
     engine::{Plan, Route},
-    net::{ANCHOR, Carrier},
+    net::{ANCHOR, Carrier, SPARE_TABLE},
 };
 
 use super::{
     check,
-    namespace::{Seen, Stage},
+    namespace::{Seen, Stage, monotonic_ns},
 };
 
 /// Rules, routes and addresses, as `ip` shows them.
@@ -127,7 +127,7 @@ pub(crate) fn carried_and_taken_back() -> Result<(), Failed> {
     let nic = stage.index("nic")?;
     let carrier = Carrier::new(stage.handle());
     let change = |old: &Plan, new: &Plan| {
-        stage.block_on(carrier.change(nic, std::slice::from_ref(old), new))
+        stage.block_on(carrier.change(nic, std::slice::from_ref(old), new, &[]))
     };
 
     change(&none, &plan)?;
@@ -195,7 +195,7 @@ pub(crate) fn ends_unless_renewed() -> Result<(), Failed> {
     let nic = stage.index("nic")?;
     let carrier = Carrier::new(stage.handle());
     let plan = plan()?;
-    stage.block_on(carrier.change(nic, &[], &plan))?;
+    stage.block_on(carrier.change(nic, &[], &plan, &[]))?;
     stage.delete_address("nic", "192.0.2.11/24")?;
     stage.delete_address("nic", "192.0.2.10/32")?;
     stage.block_on(carrier.renew(nic, &plan))?;
@@ -220,7 +220,7 @@ pub(crate) fn swept() -> Result<(), Failed> {
     let before = objects()?;
     let nic = stage.index("nic")?;
     let carrier = Carrier::new(stage.handle());
-    stage.block_on(carrier.change(nic, &[], &plan()?))?;
+    stage.block_on(carrier.change(nic, &[], &plan()?, &[]))?;
     let there = objects()?;
     check(there.contains(&ANCHOR.to_string()), "the anchor is there")?;
     // An anchor, three local routes, four spare routes, two rules for each of four destinations;
@@ -232,7 +232,7 @@ pub(crate) fn swept() -> Result<(), Failed> {
     check(stage.block_on(carrier.sweep())? == 0, "nothing more to sweep")?;
 
     // Two who list the same objects, and take back what the other has taken back already.
-    stage.block_on(carrier.change(nic, &[], &plan()?))?;
+    stage.block_on(carrier.change(nic, &[], &plan()?, &[]))?;
     let (one, other) = stage.block_on(async { tokio::join!(carrier.sweep(), carrier.sweep()) });
     check(one? + other? > 16, "they have listed the same")?;
     check(objects()? == before, "nothing is left")
@@ -253,7 +253,7 @@ pub(crate) fn half_carried() -> Result<(), Failed> {
         half
     };
     let (one, other) = (half(0), half(24));
-    let change = |old: &[Plan], new: &Plan| stage.block_on(carrier.change(nic, old, new));
+    let change = |old: &[Plan], new: &Plan| stage.block_on(carrier.change(nic, old, new, &[]));
     // On a slow machine their lifetimes would end before all is looked at.
     let renew = |plan: &Plan| stage.block_on(carrier.renew(nic, plan));
     change(&[], &one)?;
@@ -267,4 +267,73 @@ pub(crate) fn half_carried() -> Result<(), Failed> {
     check(found == wanted, format!("not what is wanted:\n{found}\ninstead of\n{wanted}"))?;
     change(&both, &Plan::default())?;
     check(objects()? == before, "nothing is left")
+}
+
+/// How many next hops of the spare table are on an interface, for IPv4 and for IPv6.
+fn spare_hops(name: &str) -> Result<[usize; 2], Failed> {
+    let table = format!("route show table {SPARE_TABLE}");
+    let count = |text: &str| {
+        let words: Vec<&str> = text.split_whitespace().collect();
+        words.windows(2).filter(|pair| *pair == ["dev", name]).count()
+    };
+    Ok([count(&said("ip", &table)?), count(&said("ip", &format!("-6 {table}"))?)])
+}
+
+/// Two NICs with the same routes, to the same gateways, and so with the same rules: each is carried
+/// until it is taken back itself, whichever is first.
+pub(crate) fn two_nics() -> Result<(), Failed> {
+    let stage = Stage::new()?;
+    stage.set_up("lo", true)?;
+    stage.add_address("nic", "192.0.2.11/24")?;
+    stage.add_address("peer", "192.0.2.12/24")?;
+    let before = objects()?;
+    let nics = [stage.index("nic")?, stage.index("peer")?];
+    let carrier = Carrier::new(stage.handle());
+    let none = Plan::default();
+    let mut plan = plan()?;
+    // Of two routers on one link each has its route.
+    let default = |route: &&Route| route.prefix_len == 0 && route.destination.is_ipv6();
+    let mut router = *plan.routes.iter().find(default).ok_or("no default route")?;
+    router.gateway = Some("2001:db8::101".parse()?);
+    plan.routes.insert(router);
+    let plans = [plan.clone()];
+    let change = |nic: u32, old: &[Plan], new: &Plan, beside: &[Plan]| {
+        stage.block_on(carrier.change(nic, old, new, beside))
+    };
+    let renew = || nics.iter().try_for_each(|nic| stage.block_on(carrier.renew(*nic, &plan)));
+    let check_hops = |expected: [[usize; 2]; 2]| {
+        let found = [spare_hops("nic")?, spare_hops("peer")?];
+        check(found == expected, format!("{found:?} next hops, not {expected:?}"))
+    };
+
+    let [nic, peer] = nics;
+    for (one, other, left, way_left) in
+        [(nic, peer, [[0, 0], [2, 3]], "peer"), (peer, nic, [[2, 3], [0, 0]], "nic")]
+    {
+        change(one, &[], &plan, &[])?;
+        change(other, &[], &plan, &plans)?;
+        check_hops([[2, 3]; 2])?;
+        // For longer than they last.
+        let began = monotonic_ns()?;
+        stage.wait_for(|_| {
+            renew()?;
+            Ok(monotonic_ns()? > began + 5_000_000_000)
+        })?;
+        check_hops([[2, 3]; 2])?;
+        let failed = [none.clone(), plan.clone()];
+        change(one, &failed, &none, &plans)?;
+        check_hops(left)?;
+        for to in ["203.0.113.9", "2001:db8:1::9"] {
+            let found = way(to)?;
+            check(found == way_left, format!("{to} goes to {found}, not {way_left}"))?;
+        }
+        change(other, &plans, &none, &[])?;
+        let after = objects()?;
+        check(after == before, format!("something is left:\n{after}\ninstead of\n{before}"))?;
+    }
+    for nic in nics {
+        change(nic, &[], &plan, &[])?;
+    }
+    stage.block_on(carrier.sweep())?;
+    check(objects()? == before, "nothing is left of what was swept")
 }

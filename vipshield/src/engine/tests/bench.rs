@@ -58,6 +58,8 @@ pub(super) struct Bench {
     pub(super) deaf: bool,
     /// The plans in force, the empty ones left out.
     pub(super) carried: BTreeMap<u32, Plan>,
+    /// The destinations of the rules in force.
+    pub(super) rules: BTreeSet<(IpAddr, u8)>,
     pub(super) shunts: BTreeMap<u32, Shunt>,
     /// Interfaces that are watched.
     pub(super) watched: BTreeSet<u32>,
@@ -115,6 +117,7 @@ impl Bench {
             heard: true,
             deaf: false,
             carried: BTreeMap::new(),
+            rules: BTreeSet::new(),
             shunts: BTreeMap::new(),
             watched: BTreeSet::new(),
             watched_addresses: BTreeSet::new(),
@@ -153,6 +156,7 @@ impl Bench {
         let policies = std::mem::take(&mut self.guard).policies;
         self.left = policies.into_iter().map(|(ifindex, (name, _))| (ifindex, name)).collect();
         self.carried.clear();
+        self.rules.clear();
         self.shunts.clear();
         self.watched.clear();
         self.watched_addresses.clear();
@@ -368,7 +372,11 @@ impl Bench {
                     daemon.learn(&Message::Link(link), &node);
                 }
             }
-            Action::Carry { ifindex, new, .. } => {
+            Action::Carry { ifindex, old, new } => {
+                self.rules.extend(destinations([new]));
+                let left = destinations(self.engine.carried_beside(*ifindex).iter().chain([new]));
+                let removed = destinations(old);
+                self.rules.retain(|rule| left.contains(rule) || !removed.contains(rule));
                 self.carried.remove(ifindex);
                 if !new.is_empty() {
                     self.carried.insert(*ifindex, new.clone());
@@ -476,8 +484,11 @@ impl Bench {
         heard.flat_map(|message| message.events(sequence)).chain(withheld).collect()
     }
 
-    /// Nothing that must not be hidden is hidden for longer than the deadline.
+    /// Nothing that must not be hidden is hidden for longer than the deadline, and the rules in force
+    /// are those that the plans in force need.
     fn audit(&mut self) {
+        let needed = destinations(self.carried.values());
+        assert_eq!(self.rules, needed, "{:?}", self.carried);
         let untrue = self.untrue();
         self.untrue.retain(|known, _| untrue.contains(known));
         for new in untrue {
@@ -576,6 +587,12 @@ impl Bench {
         view.trusts(NIC_INDEX, NIC)
             && start.addresses[&NIC_INDEX].iter().all(|ip| view.has(NIC_INDEX, *ip))
     }
+}
+
+/// The destinations that these plans have rules for.
+fn destinations<'a>(plans: impl IntoIterator<Item = &'a Plan>) -> BTreeSet<(IpAddr, u8)> {
+    let all = plans.into_iter().flat_map(|plan| [plan.prefixes(false), plan.prefixes(true)]);
+    all.flatten().collect()
 }
 
 /// See [`Bench::outcome`].

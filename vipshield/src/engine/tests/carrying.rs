@@ -16,6 +16,15 @@ fn is_carried(bench: &Bench) -> bool {
     bench.carried.get(&NIC_INDEX).is_some_and(|plan| plan.in_use && plan.addresses.len() == 3)
 }
 
+fn default(gateway: &str, metric: u32) -> Route {
+    let gateway: std::net::IpAddr = gateway.parse().unwrap();
+    let destination = match gateway {
+        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+    };
+    Route { destination, prefix_len: 0, metric, gateway: Some(gateway), source: None, mtu: 0 }
+}
+
 #[test]
 fn a_nic_that_works_is_carried_for_while_its_addresses_are_away() {
     for (sequence, datapath) in all() {
@@ -203,31 +212,19 @@ fn routes_that_were_flushed_with_the_last_address_are_forgotten() {
 /// A replaced route is announced by the new one alone.
 #[test]
 fn a_route_that_was_replaced_is_forgotten() {
-    let default = |gateway: Option<&str>, metric| Route {
-        destination: "0.0.0.0".parse().unwrap(),
-        prefix_len: 0,
-        metric,
-        gateway: gateway.map(|gateway| gateway.parse().unwrap()),
-        source: None,
-        mtu: 0,
-    };
-    let (old, new) = (default(Some("192.0.2.1"), 0), default(Some("192.0.2.254"), 0));
-    let other = default(Some("192.0.2.1"), 100);
-    let elsewhere = Event::Route { ifindex: NIC_INDEX + 7, route: new, replaces: true };
-    let (destination, prefix_len, metric) = (new.destination, 0, 0);
-    let several = Event::RouteReplaced { destination, prefix_len, metric };
-    let here = Event::Route { ifindex: NIC_INDEX, route: new, replaces: true };
-    for (replacement, left) in
-        [(here, vec![other, new]), (elsewhere, vec![other]), (several, vec![other])]
+    let (old, new) = (default("192.0.2.1", 100), default("192.0.2.254", 100));
+    let other = default("192.0.2.1", 50);
+    for (ifindex, left) in
+        [(NIC_INDEX, vec![other, new]), (NIC_INDEX + 7, vec![other]), (0, vec![other])]
     {
         let mut bench = Bench::new(Datapath::Bridge);
         for route in [old, other] {
             bench.feed(Event::Route { ifindex: NIC_INDEX, route, replaces: false });
         }
-        bench.feed(replacement.clone());
+        bench.feed(Event::Route { ifindex, route: new, replaces: true });
         bench.feed(Event::Hint);
         let carried = &bench.carried[&NIC_INDEX].routes;
-        assert_eq!(*carried, left.into_iter().collect(), "{replacement:?}");
+        assert_eq!(*carried, left.into_iter().collect(), "replaced on {ifindex}");
     }
 }
 

@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::{
     super::{
         About, Action, CommandSocket, Daemon, Event, Family, Filter, Intent, Link, MonitorSocket,
-        Phase, Role, SocketId, VrrpSocket, Withheld,
+        Phase, Role, Route, SocketId, VrrpSocket, Withheld,
     },
     bench::{Bench, COMMAND_PORT, DEADLINE, REPLAY_PORT, engine},
     keepalived::Keepalived,
@@ -126,6 +126,19 @@ fn an_action() -> impl Strategy<Value = Action> {
     ]
 }
 
+fn a_route() -> impl Strategy<Value = Route> {
+    (0_u8..2, 0_u32..3, proptest::option::of(addresses())).prop_map(|(net, metric, gateway)| {
+        Route {
+            destination: [192, 0, net, 0].into(),
+            prefix_len: 24,
+            metric,
+            gateway: gateway.map(|gateway| gateway.ip),
+            source: None,
+            mtu: 0,
+        }
+    })
+}
+
 fn an_event() -> impl Strategy<Value = Event> {
     let listed = vec((an_index(), addresses()), 0..5);
     prop_oneof![
@@ -141,6 +154,10 @@ fn an_event() -> impl Strategy<Value = Event> {
         3 => (an_index(), addresses(), a_port()).prop_map(|(ifindex, address, requester)| {
             Event::AddressRemoved { ifindex, address, requester }
         }),
+        2 => (an_index(), a_route(), any::<bool>())
+            .prop_map(|(ifindex, route, replaces)| Event::Route { ifindex, route, replaces }),
+        1 => (an_index(), a_route())
+            .prop_map(|(ifindex, route)| Event::RouteRemoved { ifindex, route }),
         1 => (vec(a_link(), 0..5), listed)
             .prop_map(|(links, addresses)| Event::Snapshot {
                 links,

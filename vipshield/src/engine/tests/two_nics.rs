@@ -1,7 +1,7 @@
 //! Two NICs guarded at once, taken and given back at the same time.
 
 use super::{
-    super::{Action, Event, Phase},
+    super::{Action, Event, Phase, Route},
     bench::{Bench, DEADLINE, engine_for},
     keepalived::Keepalived,
     kube_ovn::{Sequence, Step},
@@ -95,6 +95,60 @@ fn one_comes_while_the_other_goes() {
         let bridge = bench.node.index(SECOND_BRIDGE).unwrap();
         assert_eq!(bench.keepalived().bound, [NIC_INDEX, bridge], "{datapath:?}");
         assert!(!bench.released(), "{datapath:?}");
+    }
+}
+
+/// Both have a route to the same destination, and so the same rules: what one takes back the other
+/// keeps. The bench compares the rules with the plans.
+#[test]
+fn rules_that_both_need_are_there_as_long_as_one_needs_them() {
+    let default = |gateway: [u8; 4]| Route {
+        destination: [0, 0, 0, 0].into(),
+        prefix_len: 0,
+        metric: 100,
+        gateway: Some(gateway.into()),
+        source: None,
+        mtu: 0,
+    };
+    for datapath in Datapath::ALL {
+        let routed = || {
+            let mut bench = both(datapath, &[NIC, SECOND]);
+            for (nic, gateway) in [(NIC, [192, 0, 2, 1]), (SECOND, [198, 51, 100, 1])] {
+                let ifindex = bench.node.index(nic).unwrap();
+                let route = default(gateway);
+                bench.feed(Event::Route { ifindex, route, replaces: false });
+            }
+            bench
+        };
+        // Prepared, and for nothing.
+        for stops in [false, true] {
+            let mut bench = routed();
+            bench.feed(Event::Hint);
+            assert_eq!(bench.rules.len(), 1);
+            if stops {
+                bench.feed(Event::Stop);
+            }
+            bench.advance(60 * DEADLINE);
+            assert!(bench.rules.is_empty());
+        }
+
+        let bench = routed();
+        let one = Sequence::Bind.steps(&bench.node);
+        let two = Sequence::Bind.steps_for(&bench.node, SECOND, SECOND_BRIDGE);
+        for pause in 0..one.len() {
+            for stops in [false, true] {
+                let mut bench = routed();
+                bench.run(&one[..pause]);
+                bench.run(&two);
+                if stops {
+                    bench.feed(Event::Stop);
+                } else {
+                    bench.run(&one[pause..]);
+                    bench.advance(60 * DEADLINE);
+                }
+                assert!(bench.rules.is_empty(), "{datapath:?}, before step {pause}");
+            }
+        }
     }
 }
 
