@@ -62,7 +62,8 @@ pub struct Plan {
     pub addresses: BTreeSet<IpAddr>,
     /// The spare table: these routes, through the NIC.
     pub routes: BTreeSet<Route>,
-    /// The spare table is used; without, it only stands by.
+    /// The spare table comes before the main one's routes to the same destinations; without, it stands by
+    /// for when they are gone.
     pub in_use: bool,
 }
 
@@ -83,9 +84,6 @@ impl Plan {
     /// The destinations of one family that rules are needed for, the longest prefix first.
     #[must_use]
     pub fn prefixes(&self, ipv6: bool) -> Vec<(IpAddr, u8)> {
-        if !self.in_use {
-            return Vec::new();
-        }
         let prefixes: BTreeSet<(u8, IpAddr)> = self
             .routes
             .iter()
@@ -144,7 +142,7 @@ mod tests {
 
     #[test]
     fn rules_go_from_the_longest_prefix_to_the_shortest_and_once_each() {
-        let mut plan = Plan {
+        let plan = Plan {
             routes: BTreeSet::from([
                 route("0.0.0.0", 0, 100),
                 route("0.0.0.0", 0, 200),
@@ -154,8 +152,6 @@ mod tests {
             ]),
             ..Plan::default()
         };
-        assert_eq!(plan.prefixes(false), [], "standing by");
-        plan.in_use = true;
         let lengths: Vec<u8> = plan.prefixes(false).iter().map(|(_, length)| *length).collect();
         assert_eq!(lengths, [32, 24, 0]);
         assert_eq!(plan.prefixes(true).len(), 1);

@@ -311,7 +311,7 @@ mod tests {
         let (half, old) = ([none.clone(), one.clone()], [one.clone()]);
         // The anchor, an address, a route.
         let rest = 3;
-        assert_eq!(removed(&old, &none, &[]), (2, rest));
+        assert_eq!(removed(&old, &none, &[]), (4, rest));
         assert_eq!(removed(&old, &none, &used), (0, rest));
         assert_eq!(removed(&old, &none, &spare), (2, rest), "it stands by");
         assert_eq!(removed(&old, &none, &[spare, used.clone()].concat()), (0, rest));

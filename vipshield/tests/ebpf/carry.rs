@@ -117,6 +117,60 @@ fn furnish(stage: &Stage) -> Result<(), Failed> {
     Ok(())
 }
 
+/// A bridge has the node's address, and its NIC stands by: nothing changes before the bridge's routes are
+/// gone, and then the NIC is the way, without anybody having done anything.
+pub(crate) fn stands_by() -> Result<(), Failed> {
+    let stage = Stage::new()?;
+    stage.set_up("lo", true)?;
+    stage.add_bridge("br0")?;
+    stage.set_up("br0", true)?;
+    for arguments in [
+        "addr add 192.0.2.11/24 dev br0",
+        "-6 addr add 2001:db8::11/64 dev br0 nodad",
+        "route add default via 192.0.2.100 dev br0",
+        "-6 route add default via 2001:db8::100 dev br0",
+        "route add 192.0.2.50 dev peer",
+    ] {
+        ip(arguments)?;
+    }
+    let (before, nic) = (objects()?, stage.index("nic")?);
+    let (standby, none) = (Plan { in_use: false, ..plan()? }, Plan::default());
+    let carrier = Carrier::new(stage.handle());
+    let change = |old: &Plan, new: &Plan| {
+        stage.block_on(carrier.change(nic, std::slice::from_ref(old), new, &[]))
+    };
+    change(&none, &standby)?;
+    let ways = |by: &str| {
+        stage.block_on(carrier.renew(nic, &standby))?;
+        for to in ["192.0.2.77", "203.0.113.9", "2001:db8::77", "2001:db8:1::9"] {
+            let found = way(to)?;
+            check(found == by, format!("{to} goes to {found}, not {by}"))?;
+        }
+        check(way("192.0.2.50")? == "peer", "a host route of others wins")
+    };
+    ways("br0")?;
+    for arguments in [
+        "route del default via 192.0.2.100 dev br0",
+        "-6 route del default via 2001:db8::100 dev br0",
+        "addr del 192.0.2.11/24 dev br0",
+        "-6 addr del 2001:db8::11/64 dev br0",
+    ] {
+        ip(arguments)?;
+    }
+    ways("nic")?;
+    check(way("192.0.2.11")? == "local", "the node's address is delivered")?;
+    change(&standby, &none)?;
+    for arguments in [
+        "addr add 192.0.2.11/24 dev br0",
+        "-6 addr add 2001:db8::11/64 dev br0 nodad",
+        "route add default via 192.0.2.100 dev br0",
+        "-6 route add default via 2001:db8::100 dev br0",
+    ] {
+        ip(arguments)?;
+    }
+    check(objects()? == before, "something is left")
+}
+
 /// The node stays reachable while its addresses are on no interface, others' routes and rules
 /// still win, and afterwards nothing is left.
 pub(crate) fn carried_and_taken_back() -> Result<(), Failed> {
@@ -226,7 +280,7 @@ pub(crate) fn swept() -> Result<(), Failed> {
     // An anchor, three local routes, four spare routes, two rules for each of four destinations;
     // the kernel adds a local route for the anchor, which goes with it.
     let count = stage.block_on(carrier.sweep())?;
-    check(count == 16, format!("{count} objects swept"))?;
+    check(count == 24, format!("{count} objects swept"))?;
     let after = objects()?;
     check(after == before, format!("something is left:\n{after}\ninstead of\n{before}"))?;
     check(stage.block_on(carrier.sweep())? == 0, "nothing more to sweep")?;
@@ -234,7 +288,7 @@ pub(crate) fn swept() -> Result<(), Failed> {
     // Two who list the same objects, and take back what the other has taken back already.
     stage.block_on(carrier.change(nic, &[], &plan()?, &[]))?;
     let (one, other) = stage.block_on(async { tokio::join!(carrier.sweep(), carrier.sweep()) });
-    check(one? + other? > 16, "they have listed the same")?;
+    check(one? + other? > 24, "they have listed the same")?;
     check(objects()? == before, "nothing is left")
 }
 

@@ -65,6 +65,7 @@ const CASES: &[Case] = &[
     ("a daemon is told of an address that is elsewhere, and nothing is left", found::introduced),
     ("the table of local addresses is split beforehand", carry::prepared),
     ("a node is carried, and nothing is left of it", carry::carried_and_taken_back),
+    ("what stands by is the way once the bridge's is gone", carry::stands_by),
     ("what is carried ends unless it is renewed", carry::ends_unless_renewed),
     ("what a killed vipshield left is swept", carry::swept),
     ("of plans that were carried in part nothing is left", carry::half_carried),

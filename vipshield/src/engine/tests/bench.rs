@@ -589,7 +589,7 @@ impl Bench {
     }
 }
 
-/// The destinations that these plans have rules for.
+/// The destinations that these plans have routes to.
 fn destinations<'a>(plans: impl IntoIterator<Item = &'a Plan>) -> BTreeSet<(IpAddr, u8)> {
     let all = plans.into_iter().flat_map(|plan| [plan.prefixes(false), plan.prefixes(true)]);
     all.flatten().collect()

@@ -24,7 +24,9 @@ use crate::{
 const LOCAL_METRIC: u32 = 5252;
 /// Priority of the first rule for the default route. Behind the rules of others, before the main
 /// table's (32766); those for longer prefixes come before it.
-const DEFAULT_RULE: u32 = 32_764;
+const DEFAULT_RULE: u32 = 32_762;
+/// Rules of each prefix length.
+const RULES: u32 = 4;
 /// Rules are bounded: so many destinations.
 const MAX_PREFIXES: usize = 64;
 /// `linux/rtnetlink.h`.
@@ -69,15 +71,23 @@ pub(super) fn rules(plan: &Plan) -> Vec<Object> {
         for (ip, length) in prefixes.into_iter().take(MAX_PREFIXES) {
             // Each length has its own: a rule without a prefix to delete is to the kernel any rule of
             // its priority and table (`fib4_rule_compare` in `net/ipv4/fib_rules.c`).
-            let priority = DEFAULT_RULE - 2 * u32::from(length);
-            let mut main = rule(ip, length, priority, u32::from(RT_TABLE_MAIN));
-            main.attributes.push(RuleAttribute::SuppressPrefixLen(u32::from(length)));
-            rules.push(Object::Rule(Box::new(main)));
-            let spare = rule(ip, length, priority + 1, SPARE_TABLE);
-            rules.push(Object::Rule(Box::new(spare)));
+            let priority = DEFAULT_RULE - RULES * u32::from(length);
+            if plan.in_use {
+                rules.extend(detour(ip, length, priority, Some(length)));
+            }
+            rules.extend(detour(ip, length, priority + 2, length.checked_sub(1)));
         }
     }
     rules
+}
+
+/// The main table without its routes of prefixes up to this length, then the spare table.
+fn detour(to: IpAddr, length: u8, priority: u32, suppressed: Option<u8>) -> [Object; 2] {
+    let mut main = rule(to, length, priority, u32::from(RT_TABLE_MAIN));
+    let suppressed = suppressed.map(|length| RuleAttribute::SuppressPrefixLen(length.into()));
+    main.attributes.extend(suppressed);
+    let spare = rule(to, length, priority + 1, SPARE_TABLE);
+    [main, spare].map(|rule| Object::Rule(Box::new(rule)))
 }
 
 /// The rule by which the spare table is the way to any destination.
