@@ -2,13 +2,14 @@
 //!
 //! Absolute times depend on the machine. So each figure stands beside another of the same run: a
 //! sequence beside an idle window of the same length, a give-up with an enslaved NIC beside one with
-//! a free NIC, an eBPF program beside an empty one.
+//! a free NIC, an eBPF program beside an empty one, an event on a large node beside one on a small.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
 use serde::Deserialize;
 
 use crate::setup::{self, Part};
@@ -16,16 +17,20 @@ use crate::{build, shell, workspace};
 
 /// The benchmark of the eBPF programs.
 const COST: &str = "cost";
+/// The benchmark of the engine.
+const ENGINE: &str = "engine";
 
-/// What is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+/// What is measured, in this order: what is left of a lab may keep the machine busy for a moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Subject {
-    /// What a sequence costs the traffic, without vipshield and with it
-    Sequences,
-    /// How soon the VIP is gone once keepalived gives it up
-    GiveUp,
+    /// What an event costs the engine with few interfaces and with many; needs no root
+    Engine,
     /// What the eBPF programs cost a packet and a netlink message
     Programs,
+    /// How soon the VIP is gone once keepalived gives it up
+    GiveUp,
+    /// What a sequence costs the traffic, without vipshield and with it
+    Sequences,
 }
 
 /// Options of `bench`.
@@ -64,30 +69,46 @@ struct Probe {
 impl Options {
     /// The command.
     pub(crate) fn run(&self) -> Result<()> {
-        if !workspace::is_root() {
-            bail!("the lab makes network namespaces: it needs root");
+        let is_wanted =
+            |subject: &&Subject| self.subject.is_empty() || self.subject.contains(subject);
+        let wanted: Vec<Subject> =
+            Subject::value_variants().iter().filter(is_wanted).copied().collect();
+        if wanted == [Subject::Engine] {
+            setup::ensure(&[Part::Build])?;
+        } else {
+            if !workspace::is_root() {
+                bail!("the lab makes network namespaces: it needs root");
+            }
+            setup::ensure(&[Part::Build, Part::Lab])?;
+            build::release()?;
         }
-        setup::ensure(&[Part::Build, Part::Lab])?;
-        build::release()?;
-        let wanted = |subject| self.subject.is_empty() || self.subject.contains(&subject);
-        // The quiet ones first: what is left of a lab may keep the machine busy for a moment.
-        if wanted(Subject::Programs) {
-            let json = workspace::target()?.join("bench-programs.json");
-            println!("\nbench: eBPF programs, nanoseconds by BPF_PROG_TEST_RUN");
-            programs(&json)?;
-        }
-        if wanted(Subject::GiveUp) {
-            let json = workspace::target()?.join("bench-give-up.json");
-            println!("\nbench: keepalived gives the VIP up");
-            self.give_up(&json)?;
-        }
-        if wanted(Subject::Sequences) {
-            let json = workspace::target()?.join("bench-sequences.json");
-            println!("\nbench: sequences, 1,000 probes a second");
-            self.sequences(&json)?;
+        for subject in wanted {
+            self.measure(subject)?;
         }
         println!("\nbench: the figures are in {}/bench-*.json", workspace::target()?.display());
         Ok(())
+    }
+
+    fn measure(&self, subject: Subject) -> Result<()> {
+        let json = |name: &str| workspace::target().map(|target| target.join(name));
+        match subject {
+            Subject::Engine => {
+                println!("\nbench: the engine, nanoseconds of CPU time for an event");
+                cargo_bench(ENGINE, &json("bench-engine.json")?)
+            }
+            Subject::Programs => {
+                println!("\nbench: eBPF programs, nanoseconds by BPF_PROG_TEST_RUN");
+                cargo_bench(COST, &json("bench-programs.json")?)
+            }
+            Subject::GiveUp => {
+                println!("\nbench: keepalived gives the VIP up");
+                self.give_up(&json("bench-give-up.json")?)
+            }
+            Subject::Sequences => {
+                println!("\nbench: sequences, 1,000 probes a second");
+                self.sequences(&json("bench-sequences.json")?)
+            }
+        }
     }
 
     fn give_up(&self, json: &Path) -> Result<()> {
@@ -115,9 +136,9 @@ impl Options {
     }
 }
 
-fn programs(json: &Path) -> Result<()> {
+fn cargo_bench(name: &str, json: &Path) -> Result<()> {
     let mut cargo = workspace::cargo()?;
-    cargo.args(["bench", "--quiet", "--package", build::VIPSHIELD, "--bench", COST, "--"]);
+    cargo.args(["bench", "--quiet", "--package", build::VIPSHIELD, "--bench", name, "--"]);
     shell::run(cargo.arg("--json").arg(json))
 }
 

@@ -178,6 +178,38 @@ pub enum Action {
     Finish,
 }
 
+impl Action {
+    /// The process that it is about.
+    pub(super) fn pid(&self) -> Option<u32> {
+        match self {
+            Self::Guard { socket, .. }
+            | Self::Listen { socket }
+            | Self::Unguard { socket }
+            | Self::Speak { socket, .. }
+            | Self::ResyncLink { socket, .. } => Some(socket.pid),
+            Self::Rebind { socket, .. } => Some(socket.id.pid),
+            Self::SetPolicy { .. }
+            | Self::ClearPolicy { .. }
+            | Self::SetCommandPorts { .. }
+            | Self::SetOpening { .. }
+            | Self::Carry { .. }
+            | Self::Shunt { .. }
+            | Self::RemoveVip { .. }
+            | Self::MoveVip { .. }
+            | Self::Announce { .. }
+            | Self::StandIn { .. }
+            | Self::ReplayRemoval { .. }
+            | Self::ShowAddress { .. }
+            | Self::Rescan
+            | Self::Watch { .. }
+            | Self::WatchAddresses { .. }
+            | Self::Answer { .. }
+            | Self::Tell { .. }
+            | Self::Finish => None,
+        }
+    }
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -77,7 +77,7 @@ impl Engine {
             }
         }
         for (address, ifindex) in self.announcer.look(&wanted, &places, now) {
-            let mac = self.world.links.get(&ifindex).map(|link| link.mac.as_slice());
+            let mac = self.world.link(ifindex).map(|link| link.mac.as_slice());
             // Other kinds of hardware than Ethernet have addresses of other lengths.
             if let Some(Ok(mac)) = mac.map(<[u8; 6]>::try_from) {
                 self.want(Action::Announce { ifindex, address, mac });

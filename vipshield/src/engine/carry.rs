@@ -48,11 +48,6 @@ impl Route {
         };
         self.prefix_len as u32 <= bits && same >= self.prefix_len as u32
     }
-
-    /// What tells a route from the others of its interface.
-    pub(super) fn key(&self) -> (IpAddr, u8, u32, Option<IpAddr>) {
-        (self.destination, self.prefix_len, self.metric, self.gateway)
-    }
 }
 
 /// What is in force for one NIC. The empty plan is none.

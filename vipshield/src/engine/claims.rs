@@ -20,6 +20,9 @@ const CHANGEOVER: Duration = Duration::from_millis(500);
 /// A claim stands for so long.
 const LIFETIME: Duration = Duration::from_secs(10);
 
+/// An address that nobody claims is forgotten after this.
+const MEMORY: Duration = Duration::from_mins(1);
+
 /// Whoever claims an address.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Claimant {
@@ -66,6 +69,13 @@ impl Claims {
     /// Claimants that made place for others.
     pub(super) fn evicted(&self) -> u64 {
         self.crowded + self.evicted + self.of.values().map(|it| it.macs.evicted).sum::<u64>()
+    }
+
+    /// When one who was heard has fallen silent, or is forgotten.
+    pub(super) fn next_silence(&self, after: Duration) -> Option<Duration> {
+        let all = self.of.values().flat_map(|claimed| claimed.macs.iter());
+        let ends = |last: Duration| [LIFETIME, MEMORY].map(|time| last.saturating_add(time));
+        all.flat_map(|(_, entry)| ends(entry.last)).filter(|end| *end > after).min()
     }
 
     /// When something is to be looked at again.
@@ -167,8 +177,7 @@ impl Engine {
         let evicted: u64 = claims
             .of
             .extract_if(.., |_, claimed| {
-                let silent =
-                    |entry: &Entry<Claimant>| now >= entry.last.saturating_add(6 * LIFETIME);
+                let silent = |entry: &Entry<Claimant>| now >= entry.last.saturating_add(MEMORY);
                 claimed.macs.iter().all(|(_, entry)| silent(entry))
             })
             .map(|(_, claimed)| claimed.macs.evicted)

@@ -49,15 +49,15 @@ impl Engine {
     pub(super) fn rebind(&mut self) {
         let mut wanted = Vec::new();
         for nic in self.nics.values() {
-            let Some(to) = nic.bearer.filter(|to| self.world.links.contains_key(to)) else {
+            let Some(to) = nic.bearer.filter(|to| self.world.has_link(*to)) else {
                 continue;
             };
             for socket in self.world.daemons.values().flat_map(|daemon| &daemon.vrrp) {
                 // Bound to an interface that is gone: its bridge, deleted while no vipshield ran.
                 // Of an instance with `unicast_peer` nothing tells whose it was.
-                let home = socket.home.filter(|home| self.world.links.contains_key(home));
+                let home = socket.home.filter(|home| self.world.has_link(*home));
                 let orphan = |bound: u32| {
-                    !self.world.links.contains_key(&bound)
+                    !self.world.has_link(bound)
                         && home.map_or(self.nics.len() == 1, |home| home == nic.ifindex)
                 };
                 // While names are exchanged, a daemon that opens its sockets anew binds them to

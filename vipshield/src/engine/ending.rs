@@ -18,9 +18,10 @@ impl Engine {
             for socket in self.world.daemons.values().flat_map(|daemon| &daemon.vrrp) {
                 // One that found the bridge by the NIC's name made it there.
                 let first = || self.made.get(&socket.id).copied().flatten();
-                let made = socket.home.or_else(first).filter(|made| {
-                    nic.bearers.contains(made) && self.world.links.contains_key(made)
-                });
+                let made = socket
+                    .home
+                    .or_else(first)
+                    .filter(|made| nic.bearers.contains(made) && self.world.has_link(*made));
                 let to = made.unwrap_or(nic.ifindex);
                 if socket.bound.is_some_and(|b| b != to && nic.bearers.contains(&b)) {
                     last.push(Action::Rebind { socket: *socket, nic: nic.ifindex, to });

@@ -67,6 +67,51 @@ impl Engine {
         self.failed = failed;
     }
 
+    /// Whether an action that failed, and that nothing in the world asks for again, is due still.
+    pub(super) fn is_still_owed(&self, action: &Action) -> bool {
+        match action {
+            Action::ResyncLink { socket, ifindex } => {
+                self.nics.get(ifindex).is_some_and(|nic| nic.told)
+                    || self.half_deaf().any(|(daemon, nic)| {
+                        daemon.pid == socket.pid && nic.bearers.contains(ifindex)
+                    })
+            }
+            Action::ReplayRemoval { ifindex, address } => {
+                self.nics.contains_key(ifindex) && !self.world.has_ip(*ifindex, address.ip)
+            }
+            Action::ShowAddress { ifindex, address: Some(address) } => {
+                self.nics.get(ifindex).is_some_and(|nic| nic.is_elsewhere(&self.world, *address))
+                    || (self.half_deaf().next().is_some()
+                        && self.world.has_ip(*ifindex, address.ip))
+            }
+            Action::ClearPolicy { name, .. } => !self.nics.values().any(|nic| nic.name == *name),
+            Action::Carry { ifindex, .. } | Action::Shunt { ifindex, .. } => {
+                !self.nics.contains_key(ifindex)
+            }
+            Action::RemoveVip { ifindex, address } => {
+                self.world.vips.is_given_up(address.ip) && self.world.has_ip(*ifindex, address.ip)
+            }
+            Action::SetPolicy { .. }
+            | Action::SetCommandPorts { .. }
+            | Action::Guard { .. }
+            | Action::Listen { .. }
+            | Action::Unguard { .. }
+            | Action::Rebind { .. }
+            | Action::SetOpening { .. }
+            | Action::MoveVip { .. }
+            | Action::Announce { .. }
+            | Action::StandIn { .. }
+            | Action::Speak { .. }
+            | Action::ShowAddress { address: None, .. }
+            | Action::Rescan
+            | Action::Watch { .. }
+            | Action::WatchAddresses { .. }
+            | Action::Answer { .. }
+            | Action::Tell { .. }
+            | Action::Finish => false,
+        }
+    }
+
     /// What failed and is to be done still.
     pub(super) fn to_mend(&self) -> impl Iterator<Item = &Failure> {
         self.failed.iter().filter(|failure| failure.missed || failure.under_way)

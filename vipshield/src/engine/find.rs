@@ -16,12 +16,8 @@ use super::{
 impl Engine {
     /// Guards the NICs asked for, or those the daemons use; lets go of those that are gone.
     pub(super) fn find_nics(&mut self, now: Duration) {
-        let gone: Vec<u32> = self
-            .nics
-            .keys()
-            .copied()
-            .filter(|ifindex| !self.world.links.contains_key(ifindex))
-            .collect();
+        let gone: Vec<u32> =
+            self.nics.keys().copied().filter(|ifindex| !self.world.has_link(*ifindex)).collect();
         for ifindex in gone {
             if let Some(nic) = self.nics.remove(&ifindex) {
                 let text = "the interface was removed; the daemons know".to_owned();
@@ -71,8 +67,8 @@ impl Engine {
         let sockets = self.world.daemons.values().flat_map(|daemon| &daemon.vrrp);
         sockets
             .filter_map(|socket| {
-                let bound = self.world.links.get(&socket.bound?);
-                bound.or_else(|| self.world.links.get(&socket.home?))
+                let bound = self.world.link(socket.bound?);
+                bound.or_else(|| self.world.link(socket.home?))
             })
             .filter(|link| !self.nics.values().any(|nic| nic.bearers.contains(&link.ifindex)))
             .filter_map(|link| self.nic_behind(link).map(|nic| (nic.ifindex, nic.name.clone())))
@@ -80,7 +76,7 @@ impl Engine {
     }
 
     fn begin_to_guard(&mut self, ifindex: u32, name: String, now: Duration) {
-        let Some(link) = self.world.links.get(&ifindex) else { return };
+        let Some(link) = self.world.link(ifindex) else { return };
         if self.nics.contains_key(&ifindex) {
             return;
         }
@@ -98,11 +94,11 @@ impl Engine {
         let stale = |daemon: &&Daemon| daemon.monitors.iter().any(|m| m.filter == Filter::Stale);
         let sockets = self.world.daemons.values().filter(stale).flat_map(|daemon| &daemon.vrrp);
         for socket in sockets {
-            let bound = socket.bound.and_then(|bound| self.world.links.get(&bound));
+            let bound = socket.bound.and_then(|bound| self.world.link(bound));
             let Some(bridge) = bound.filter(|link| link.is_bridge()) else { continue };
-            let links = &self.world.links;
+            let world = &self.world;
             let is_twin = |nic: &Nic| {
-                links.get(&nic.ifindex).is_some_and(|l| !l.mac.is_empty() && l.mac == bridge.mac)
+                world.link(nic.ifindex).is_some_and(|l| !l.mac.is_empty() && l.mac == bridge.mac)
             };
             let is_its = |nic: &&mut Nic| match socket.home {
                 Some(home) => home == nic.ifindex,
@@ -118,22 +114,12 @@ impl Engine {
     /// it is a virtual interface of.
     fn nic_behind<'a>(&'a self, link: &'a Link) -> Option<&'a Link> {
         if let Some(lower) = link.lower() {
-            return self.world.links.get(&lower);
+            return self.world.link(lower);
         }
         if !link.is_bridge() {
             return Some(link);
         }
-        self.world.links.values().find(|port| {
-            !port.is_bridge()
-                && port.master.is_some_and(|master| {
-                    master == link.ifindex
-                        || (link.kind.as_deref() == Some("openvswitch")
-                            && port.mac == link.mac
-                            && self.world.links.get(&master).is_some_and(|master| {
-                                master.kind.as_deref() == Some("openvswitch")
-                            }))
-                })
-        })
+        self.world.first_port(link)
     }
 
     pub(super) fn missing(&self) -> Vec<String> {

@@ -69,14 +69,16 @@ impl Grants {
 }
 
 impl Engine {
-    /// The kernel granted an IPv6 address to whoever has this netlink port.
-    pub(super) fn granted(&mut self, port: u32, now: Duration) {
+    /// The kernel granted an IPv6 address to whoever has this netlink port. Returns whether that is a
+    /// daemon.
+    pub(super) fn granted(&mut self, port: u32, now: Duration) -> bool {
         if self.world.daemon_at(port).is_none() {
-            return;
+            return false;
         }
         if let Some(address) = self.grants.grant(port, now) {
             self.takes(port, address, now);
         }
+        true
     }
 
     /// An address is on an interface, and was not a moment ago.

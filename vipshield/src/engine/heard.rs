@@ -39,7 +39,9 @@ pub(super) struct Tally {
 }
 
 impl Engine {
-    pub(super) fn heard(&mut self, frames: Vec<Heard>, now: Duration) {
+    /// Returns whether any of them passed a guarded NIC.
+    pub(super) fn heard(&mut self, frames: Vec<Heard>, now: Duration) -> bool {
+        let mut any = false;
         for heard in frames {
             let Some(nic) = self.nics.values().find(|nic| nic.bearers.contains(&heard.ifindex))
             else {
@@ -47,6 +49,7 @@ impl Engine {
                 continue;
             };
             let nic = nic.ifindex;
+            any = true;
             let counted = u64::from(self.is_counted(nic, heard.ifindex));
             let frame = match heard.frame {
                 Ok(frame) => frame,
@@ -73,13 +76,14 @@ impl Engine {
                 Content::Other => None,
             };
             if let Some((ip, mac)) = claim {
-                let own = self.world.links.values().any(|link| link.mac == mac.0);
+                let own = self.world.has_mac(&mac.0);
                 let tally = &mut self.tally;
                 let tallied = if own { &mut tally.own_claims } else { &mut tally.foreign_claims };
                 *tallied += counted;
                 self.claim(nic, vlan, ip, mac, own, now);
             }
         }
+        any
     }
 
     /// Whether a frame on this interface counts: where the NIC's frames go up the stack.
@@ -97,7 +101,7 @@ impl Engine {
 
     /// Whether this is an address of this node, where it is now or where it belongs.
     fn is_here(&self, nic: u32, ip: IpAddr) -> bool {
-        self.world.addresses.values().flatten().any(|address| address.ip == ip)
+        self.world.is_somewhere(ip)
             || self.nics.get(&nic).is_some_and(|nic| nic.home().any(|address| address.ip == ip))
     }
 

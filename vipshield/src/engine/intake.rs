@@ -1,94 +1,72 @@
 //! Taking in what was seen: the world is brought up to date, and nothing is decided yet.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use super::{
     Engine, FLASH, TURNOVER,
     action::Action,
-    action_pid,
+    carry::Route,
     event::{About, Event, Withheld},
     notice::Weight,
     tell,
     vips::Intent,
-    world::{Address, Daemon, Filter, Link, Role, SocketId, World},
+    world::{Address, Daemon, Filter, Link, Role, SocketId},
 };
 
 impl Engine {
-    pub(super) fn take_in(&mut self, event: Event, now: Duration) {
+    /// Returns whether what there is to do may be something else now.
+    pub(super) fn take_in(&mut self, event: Event, now: Duration) -> bool {
         match event {
             Event::Snapshot { links, addresses, routes, intents } => {
                 for intent in &intents {
                     self.intent_heard(intent, now);
                 }
                 self.flashes.clear();
-                self.world.links = links.into_iter().map(|link| (link.ifindex, link)).collect();
-                self.world.addresses.clear();
-                self.world.own.clear();
-                for (ifindex, address) in addresses {
-                    if self.is_own(address) {
-                        self.world.own.insert((ifindex, address.ip));
-                    } else {
-                        self.world.addresses.entry(ifindex).or_default().insert(address);
-                    }
-                }
-                self.world.routes.clear();
-                for (ifindex, route) in routes {
-                    self.world.routes.entry(ifindex).or_default().insert(route);
-                }
-                let World { vips, addresses, .. } = &mut self.world;
-                let is_somewhere =
-                    |ip| addresses.values().flatten().any(|address| address.ip == ip);
-                for ip in vips.doubt(is_somewhere) {
-                    self.nics.values_mut().for_each(|nic| nic.doubt(ip));
-                }
-                self.started = true;
+                self.begin_with(links, addresses, routes);
             }
             Event::Inherited { names } => self.inherited = names,
-            Event::Link { link } => self.link_seen(link, now),
+            Event::Link { link } => return self.link_seen(link, now),
             Event::LinkRemoved { ifindex } => {
-                self.world.links.remove(&ifindex);
-                self.world.addresses.remove(&ifindex);
-                self.world.routes.remove(&ifindex);
+                let concerns = self.concerns_known_link(ifindex);
+                self.world.forget_link(ifindex);
+                return concerns;
             }
             Event::Address { ifindex, address, requester } => {
                 if requester == self.config.replay_port || self.is_flash(ifindex, address, now) {
                     // It is gone by now.
                 } else if self.is_own(address) {
-                    self.world.own.insert((ifindex, address.ip));
-                } else {
-                    let addresses = self.world.addresses.entry(ifindex).or_default();
-                    if addresses.insert(address) {
-                        self.appeared(ifindex, address, now);
-                    }
+                    self.world.see_own_address(ifindex, address.ip);
+                } else if self.world.see_address(ifindex, address) {
+                    self.appeared(ifindex, address, now);
                 }
+                return self.is_home(ifindex);
             }
             Event::AddressRemoved { ifindex, address, requester } => {
                 if requester == self.config.replay_port || self.is_flash(ifindex, address, now) {
                     // It never was there to stay.
                     self.flashes.retain(|flash| (flash.0, flash.1) != (ifindex, address));
                 } else if self.is_own(address) {
-                    self.world.own.remove(&(ifindex, address.ip));
+                    self.world.forget_own_address(ifindex, address.ip);
                 } else {
                     self.address_removed(ifindex, address, requester);
                 }
+                let concerns = self.is_home(ifindex) || self.is_rival(ifindex);
                 self.world.address_left(ifindex);
+                return concerns;
             }
-            Event::Heard { frames } => self.heard(frames, now),
-            Event::Intent { intent } => self.intent_heard(&intent, now),
+            Event::Heard { frames } => return self.heard(frames, now),
+            Event::Intent { intent } => return self.intent_heard(&intent, now),
             Event::Moved { addresses } => self.inherit(&addresses, now),
-            Event::Granted { port } => self.granted(port, now),
+            Event::Granted { port } => return self.granted(port, now),
             Event::Route { ifindex, route, replaces } => {
-                if replaces {
-                    self.world.route_replaced(route.destination, route.prefix_len, route.metric);
-                }
-                let routes = self.world.routes.entry(ifindex).or_default();
-                routes.retain(|known| known.key() != route.key());
-                routes.insert(route);
+                let to = (route.destination, route.prefix_len, route.metric);
+                let concerns = replaces && self.route_replaced(to);
+                self.world.see_route(ifindex, route);
+                return concerns || self.concerns_route(ifindex, &route);
             }
             Event::RouteRemoved { ifindex, route } => {
-                if let Some(routes) = self.world.routes.get_mut(&ifindex) {
-                    routes.retain(|known| known.key() != route.key());
-                }
+                self.world.forget_route(ifindex, route);
+                return self.concerns_route(ifindex, &route);
             }
             Event::Hint => self.arming.hint(now),
             Event::Turnover => self.turnover_until = Some(now.saturating_add(TURNOVER)),
@@ -106,6 +84,34 @@ impl Engine {
             Event::Tick => {}
             Event::Stop => self.stopping = true,
         }
+        true
+    }
+
+    /// All that there is is told anew.
+    fn begin_with(
+        &mut self,
+        links: Vec<Link>,
+        addresses: Vec<(u32, Address)>,
+        routes: Vec<(u32, Route)>,
+    ) {
+        self.world.forget_interfaces();
+        for link in links {
+            self.world.see_link(link);
+        }
+        for (ifindex, address) in addresses {
+            if self.is_own(address) {
+                self.world.see_own_address(ifindex, address.ip);
+            } else {
+                self.world.see_address(ifindex, address);
+            }
+        }
+        for (ifindex, route) in routes {
+            self.world.list_route(ifindex, route);
+        }
+        for ip in self.world.doubt() {
+            self.nics.values_mut().for_each(|nic| nic.doubt(ip));
+        }
+        self.started = true;
     }
 
     /// Whether an address only came because vipshield had the kernel say that it is gone. Of IPv6 the
@@ -119,22 +125,24 @@ impl Engine {
         self.config.own_addresses.contains(&address.ip)
     }
 
-    fn link_seen(&mut self, link: Link, now: Duration) {
+    fn link_seen(&mut self, link: Link, now: Duration) -> bool {
         // A new bridge is the first step of taking a NIC.
-        if link.is_bridge() && !self.world.links.contains_key(&link.ifindex) {
+        if link.is_bridge() && !self.world.has_link(link.ifindex) {
             self.arming.new_bridge(now);
         }
-        if !link.up {
-            // Of a link that goes down too (`fib_table_flush` in `net/ipv4/fib_trie.c`).
-            self.world.flush_ipv4(link.ifindex);
-        }
-        self.world.links.insert(link.ifindex, link);
+        let ifindex = link.ifindex;
+        let concerned = self.concerns_known_link(ifindex);
+        self.world.see_link(link);
+        concerned || self.concerns_known_link(ifindex)
+    }
+
+    fn route_replaced(&mut self, to: (IpAddr, u8, u32)) -> bool {
+        let replaced = self.world.route_replaced(to);
+        replaced.into_iter().any(|ifindex| self.is_home(ifindex))
     }
 
     fn address_removed(&mut self, ifindex: u32, address: Address, requester: u32) {
-        if let Some(addresses) = self.world.addresses.get_mut(&ifindex) {
-            addresses.remove(&address);
-        }
+        self.world.forget_address(ifindex, address);
         if self.world.daemon_at(requester).is_some()
             && let Some(nic) = self.nics.get_mut(&ifindex)
         {
@@ -142,9 +150,11 @@ impl Engine {
         }
     }
 
-    pub(super) fn intent_heard(&mut self, intent: &Intent, now: Duration) {
+    /// Returns whether a daemon said it.
+    pub(super) fn intent_heard(&mut self, intent: &Intent, now: Duration) -> bool {
         let Some(pid) = self.world.daemon_at(intent.port) else {
-            return self.world.vips.overhear(intent, now);
+            self.world.vips.overhear(intent, now);
+            return false;
         };
         let ip = intent.address.ip;
         let before = self.world.vips.is_wanted(ip);
@@ -158,6 +168,7 @@ impl Engine {
             let text = format!("process {pid} {verb} {}", intent.address);
             tell(&mut self.actions, Weight::Info, None, text);
         }
+        true
     }
 
     /// A vipshield that was killed had moved these for a daemon that meant to have them. Which of
@@ -194,8 +205,8 @@ impl Engine {
                     None,
                     format!("{} {pid} is gone", daemon.name),
                 );
-                self.failed.retain(|failure| action_pid(&failure.action) != Some(*pid));
-                self.pending.retain(|action| action_pid(action) != Some(*pid));
+                self.failed.retain(|failure| failure.action.pid() != Some(*pid));
+                self.pending.retain(|action| action.pid() != Some(*pid));
             }
         }
         let before = std::mem::replace(&mut self.world.daemons, found);
@@ -282,11 +293,11 @@ impl Engine {
             }
             // What vipshield asks for itself is told by nobody else.
             Action::RemoveVip { ifindex, address } => {
-                self.world.addresses.entry(*ifindex).or_default().remove(address);
+                self.world.forget_address(*ifindex, *address);
             }
             Action::MoveVip { address, from, to } => {
-                self.world.addresses.entry(*from).or_default().remove(address);
-                self.world.addresses.entry(*to).or_default().insert(*address);
+                self.world.forget_address(*from, *address);
+                self.world.see_address(*to, *address);
             }
             Action::Announce { .. } => self.announced += 1,
             Action::Unguard { socket } => self.set_filter(*socket, Filter::None),

@@ -25,6 +25,7 @@ mod names;
 mod nic;
 mod notice;
 mod phase;
+mod rest;
 mod roster;
 mod routers;
 mod status;
@@ -69,6 +70,7 @@ use self::{
     heard::Tally,
     names::Names,
     nic::{Nic, Overdue},
+    rest::Rest,
     routers::{Patience, Routers},
     watch::Watching,
 };
@@ -138,6 +140,8 @@ pub struct Engine {
     turnover_until: Option<Duration>,
     /// Where VIPs are, and what is to be said of that.
     announcer: Announcer,
+    /// Whether what concerns no NIC needs no look at everything.
+    rest: Rest,
     /// When everything was looked at last: what was due by then is done, or will be tried again.
     evaluated: Duration,
     started: bool,
@@ -177,6 +181,7 @@ impl Engine {
             tally: Tally::default(),
             turnover_until: None,
             announcer: Announcer::default(),
+            rest: Rest::default(),
             evaluated: Duration::ZERO,
             started: false,
             stopping: false,
@@ -193,11 +198,11 @@ impl Engine {
         if self.stopping {
             return;
         }
-        self.take_in(event, now);
+        let news = self.take_in(event, now);
         if self.stopping {
             self.let_go();
         } else if self.started {
-            self.evaluate(now);
+            self.look(news, now);
         }
     }
 
@@ -291,51 +296,6 @@ impl Engine {
             }
         }
         self.settle_failures();
-    }
-
-    /// Whether an action that failed, and that nothing in the world asks for again, is due still.
-    fn is_still_owed(&self, action: &Action) -> bool {
-        match action {
-            Action::ResyncLink { socket, ifindex } => {
-                self.nics.get(ifindex).is_some_and(|nic| nic.told)
-                    || self.half_deaf().any(|(daemon, nic)| {
-                        daemon.pid == socket.pid && nic.bearers.contains(ifindex)
-                    })
-            }
-            Action::ReplayRemoval { ifindex, address } => {
-                self.nics.contains_key(ifindex) && !self.world.has_ip(*ifindex, address.ip)
-            }
-            Action::ShowAddress { ifindex, address: Some(address) } => {
-                self.nics.get(ifindex).is_some_and(|nic| nic.is_elsewhere(&self.world, *address))
-                    || (self.half_deaf().next().is_some()
-                        && self.world.has_ip(*ifindex, address.ip))
-            }
-            Action::ClearPolicy { name, .. } => !self.nics.values().any(|nic| nic.name == *name),
-            Action::Carry { ifindex, .. } | Action::Shunt { ifindex, .. } => {
-                !self.nics.contains_key(ifindex)
-            }
-            Action::RemoveVip { ifindex, address } => {
-                self.world.vips.is_given_up(address.ip) && self.world.has_ip(*ifindex, address.ip)
-            }
-            Action::SetPolicy { .. }
-            | Action::SetCommandPorts { .. }
-            | Action::Guard { .. }
-            | Action::Listen { .. }
-            | Action::Unguard { .. }
-            | Action::Rebind { .. }
-            | Action::SetOpening { .. }
-            | Action::MoveVip { .. }
-            | Action::Announce { .. }
-            | Action::StandIn { .. }
-            | Action::Speak { .. }
-            | Action::ShowAddress { address: None, .. }
-            | Action::Rescan
-            | Action::Watch { .. }
-            | Action::WatchAddresses { .. }
-            | Action::Answer { .. }
-            | Action::Tell { .. }
-            | Action::Finish => false,
-        }
     }
 
     fn evaluate_nic(&mut self, ifindex: u32, now: Duration) {
@@ -524,34 +484,4 @@ fn phase_story(nic: &Nic, was: Phase, world: &World, now: Duration) -> String {
 fn tell(actions: &mut VecDeque<Action>, weight: Weight, nic: Option<&str>, text: String) {
     let notice = Notice { weight, nic: nic.map(str::to_owned), text };
     actions.push_back(Action::Tell { notice });
-}
-
-/// The process an action is about.
-fn action_pid(action: &Action) -> Option<u32> {
-    match action {
-        Action::Guard { socket, .. }
-        | Action::Listen { socket }
-        | Action::Unguard { socket }
-        | Action::Speak { socket, .. }
-        | Action::ResyncLink { socket, .. } => Some(socket.pid),
-        Action::Rebind { socket, .. } => Some(socket.id.pid),
-        Action::SetPolicy { .. }
-        | Action::ClearPolicy { .. }
-        | Action::SetCommandPorts { .. }
-        | Action::SetOpening { .. }
-        | Action::Carry { .. }
-        | Action::Shunt { .. }
-        | Action::RemoveVip { .. }
-        | Action::MoveVip { .. }
-        | Action::Announce { .. }
-        | Action::StandIn { .. }
-        | Action::ReplayRemoval { .. }
-        | Action::ShowAddress { .. }
-        | Action::Rescan
-        | Action::Watch { .. }
-        | Action::WatchAddresses { .. }
-        | Action::Answer { .. }
-        | Action::Tell { .. }
-        | Action::Finish => None,
-    }
 }

@@ -102,9 +102,8 @@ impl Engine {
 
     /// NICs that are not called as the daemons know them.
     fn renamed(&self) -> impl Iterator<Item = &Nic> {
-        let is = |nic: &&Nic| {
-            self.world.links.get(&nic.ifindex).is_some_and(|link| link.name != nic.name)
-        };
+        let is =
+            |nic: &&Nic| self.world.link(nic.ifindex).is_some_and(|link| link.name != nic.name);
         self.nics.values().filter(is)
     }
 
@@ -131,8 +130,8 @@ impl Engine {
     }
 
     fn opening(&self, nic: &Nic) -> Opening {
-        let exists = |ifindex: &u32| self.world.links.contains_key(ifindex);
-        let bearer = nic.bearer.and_then(|bearer| self.world.links.get(&bearer));
+        let exists = |ifindex: &u32| self.world.has_link(*ifindex);
+        let bearer = nic.bearer.and_then(|bearer| self.world.link(bearer));
         let bound_to = bearer.filter(|bearer| bearer.name != nic.name);
         Opening {
             name: nic.name.clone(),
@@ -150,8 +149,7 @@ impl Engine {
     fn astray(&self) -> impl Iterator<Item = &Nic> {
         self.nics.values().filter(|nic| {
             self.world
-                .links
-                .get(&nic.ifindex)
+                .link(nic.ifindex)
                 .is_some_and(|link| link.name != nic.name || !link.up || !link.running)
         })
     }
@@ -272,9 +270,8 @@ impl Engine {
                 }
                 current.insert((socket, bridge), works);
             }
-            let source = nic.source().and_then(|source| {
-                self.world.addresses_of(bridge).find(|address| address.ip == source.ip)
-            });
+            let source =
+                nic.source().and_then(|source| self.world.forms_of(bridge, source.ip).next());
             addresses.extend(source.filter(|_| is_new).map(|source| (bridge, source)));
         }
         let before = std::mem::take(&mut self.names.shown);
@@ -299,7 +296,7 @@ impl Engine {
 /// The bridge that has the NIC's name and is its bearer; and whether it works.
 fn bridge_in_place(nic: &Nic, world: &World) -> Option<(u32, bool)> {
     let bearer = nic.bearer.filter(|bearer| *bearer != nic.ifindex)?;
-    let link = world.links.get(&bearer).filter(|link| link.name == nic.name)?;
+    let link = world.link(bearer).filter(|link| link.name == nic.name)?;
     Some((bearer, link.up && link.running))
 }
 

@@ -196,7 +196,7 @@ impl Nic {
 
     /// Looks at the world anew. Returns the phase it was in when that changed.
     pub(super) fn observe(&mut self, world: &World, now: Duration) -> Option<Phase> {
-        let link = world.links.get(&self.ifindex);
+        let link = world.link(self.ifindex);
         if let Some(link) = link {
             let home: BTreeSet<Address> = self.home.keys().copied().collect();
             self.bearer = world.bearer(link, &home, self.bearer);
@@ -274,7 +274,7 @@ impl Nic {
             running: link.up && link.running,
             at_home: self.movable().all(|address| world.has_ip(self.ifindex, address.ip)),
             carried: carrier.is_some_and(|bearer| {
-                world.links.get(&bearer).is_some_and(|link| link.up)
+                world.link(bearer).is_some_and(|link| link.up)
                     && self.movable().all(|address| world.has_ip(bearer, address.ip))
             }),
             told: self.told,

@@ -36,6 +36,9 @@ const DEADLINE: (u32, u32) = (19, 10);
 /// No advert makes it shorter: with less a transition cannot be told from a failure.
 pub(super) const SHORTEST: Duration = Duration::from_millis(50);
 
+/// The least that time goes on by.
+const INSTANT: Duration = Duration::from_nanos(1);
+
 /// Names a virtual router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
@@ -278,6 +281,20 @@ impl Routers {
             .min()
     }
 
+    /// When one who was heard would be taken for owner no longer, or is forgotten.
+    pub(super) fn next_silence(&self, after: Duration) -> Option<Duration> {
+        let senders = self.table.iter().flat_map(|(_, entry)| {
+            let own = entry.value.own.iter().map(|(_, own)| own);
+            own.chain(entry.value.others.iter().map(|(_, other)| other))
+        });
+        let ends = |sender: &Entry<Sender>| {
+            let times = [lifetime(sender.value.interval), MEMORY];
+            // Until then, it is not over yet.
+            times.map(|time| sender.last.saturating_add(time).saturating_add(INSTANT))
+        };
+        senders.flat_map(ends).filter(|end| *end > after).min()
+    }
+
     /// When the adverts of this node are overdue: before anybody else makes itself owner.
     fn silent_at(&self, key: Key, router: &Router) -> Option<Duration> {
         let (_, own) = router.own.as_ref().filter(|(_, own)| own.value.priority != 0)?;
@@ -356,7 +373,7 @@ impl Engine {
         self.lapse(now);
         let world = &self.world;
         let able = |nic: &super::nic::Nic| {
-            let works = |ifindex| world.links.get(&ifindex).is_some_and(|it| it.up && it.running);
+            let works = |ifindex| world.link(ifindex).is_some_and(|it| it.up && it.running);
             works(nic.ifindex) && nic.bearer.is_some_and(works) && nic.phase != Phase::Down
         };
         let able: BTreeSet<u32> =

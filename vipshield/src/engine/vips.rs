@@ -11,14 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Engine,
-    action::Action,
-    nic::Nic,
-    notice::Weight,
-    tell,
-    world::{Address, Link},
-};
+use super::{Engine, action::Action, nic::Nic, notice::Weight, tell, world::Address};
 
 /// What a daemon that ended in order had given up is kept off a NIC for so long: whoever was moving
 /// it may put it back. Later it is nobody's business but the operator's.
@@ -337,6 +330,12 @@ impl Vips {
         ends.chain(self.removals.values().filter_map(|removal| removal.presumed)).min()
     }
 
+    /// When somebody may put on a NIC again what a daemon that is gone had given up.
+    pub(super) fn next_release(&self, after: Duration) -> Option<Duration> {
+        let ends = self.known.values().filter_map(|vip| Some(vip.orphan?.off_nics_until));
+        ends.filter(|end| *end > after).min()
+    }
+
     /// What daemons mean to have.
     pub(super) fn wanted(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.known.iter().filter(|(_, vip)| vip.is_wanted()).map(|(ip, _)| *ip)
@@ -355,6 +354,11 @@ impl Vips {
         self.known.iter().filter(move |(_, vip)| heard(vip)).map(|(ip, _)| *ip)
     }
 
+    /// What is given up.
+    fn given_up(&self) -> impl Iterator<Item = IpAddr> {
+        self.known.iter().filter(|(_, vip)| vip.is_given_up()).map(|(ip, _)| *ip)
+    }
+
     /// Whether every living daemon that knows it gave it up, or those who knew it ended a short
     /// time ago.
     pub(super) fn is_given_up(&self, ip: IpAddr) -> bool {
@@ -371,28 +375,30 @@ impl Vips {
 }
 
 impl Engine {
-    /// Interfaces on which an address of a guarded NIC may be: the NIC, its bearers, and any bridge,
-    /// which may become its bearer. Other interfaces may have it for reasons of their own, as `lo`
-    /// has for load balancing.
-    fn homes(&self) -> BTreeSet<u32> {
-        let nics = self.nics.values().flat_map(|nic| &nic.bearers).copied();
-        let bridges = self.world.links.values().filter(|link| link.is_bridge());
-        nics.chain(bridges.map(|link| link.ifindex)).collect()
+    /// Whether an address of a guarded NIC may be on an interface: on the NIC, its bearers, and any
+    /// bridge, which may become its bearer. Other interfaces may have it for reasons of their own, as
+    /// `lo` has for load balancing.
+    pub(super) fn is_home(&self, ifindex: u32) -> bool {
+        self.world.is_bridge(ifindex)
+            || self.nics.values().any(|nic| nic.bearers.contains(&ifindex))
+    }
+
+    /// Where this node has an address that may be one of a guarded NIC, the lowest index first.
+    fn homes_of(&self, ip: IpAddr) -> impl Iterator<Item = (u32, Address)> {
+        let homes = self.world.holders(ip).filter(|holder| self.is_home(*holder));
+        homes.flat_map(move |home| self.world.forms_of(home, ip).map(move |it| (home, it)))
     }
 
     /// Whether this node has an address where one of a guarded NIC may be.
     pub(super) fn is_at_home(&self, ip: IpAddr) -> bool {
-        self.homes().iter().any(|ifindex| self.world.has_ip(*ifindex, ip))
+        self.homes_of(ip).next().is_some()
     }
 
     /// Takes an address off wherever it is now.
     pub(super) fn take_down(&mut self, ip: IpAddr) {
-        for ifindex in self.homes() {
-            let there: Vec<Address> =
-                self.world.addresses_of(ifindex).filter(|address| address.ip == ip).collect();
-            for address in there {
-                self.take_off(ifindex, address);
-            }
+        let there: Vec<(u32, Address)> = self.homes_of(ip).collect();
+        for (ifindex, address) in there {
+            self.take_off(ifindex, address);
         }
     }
 
@@ -407,16 +413,15 @@ impl Engine {
 
     /// The VIP is where the daemon's clients reach it exactly while a daemon means to have it.
     pub(super) fn settle_vips(&mut self, now: Duration) {
-        let mut unwanted = Vec::new();
-        for ifindex in self.homes() {
-            let a_bridge = self.world.links.get(&ifindex).is_some_and(Link::is_bridge);
-            let there = self.world.addresses_of(ifindex);
-            let there = there.filter(|address| {
+        let given_up = self.world.vips.given_up().flat_map(|ip| self.homes_of(ip));
+        // In the order of interfaces.
+        let unwanted: BTreeSet<(u32, Address)> = given_up
+            .filter(|(ifindex, address)| {
+                let a_bridge = self.world.is_bridge(*ifindex);
                 self.world.vips.must_go(address.ip, a_bridge)
                     && (a_bridge || !self.grants.may_be_claimed(address.ip, now))
-            });
-            unwanted.extend(there.map(|address| (ifindex, address)));
-        }
+            })
+            .collect();
         for (ifindex, address) in unwanted {
             self.take_off(ifindex, address);
         }
@@ -440,7 +445,7 @@ impl Engine {
     /// Moves for the link-local VIPs of a NIC that are not on its bearer. Nobody else moves them, and
     /// those of IPv6 are lost with every other when the NIC is taken down.
     fn strayed(&self, nic: &Nic) -> Vec<Action> {
-        let works = |to: &u32| self.world.links.get(to).is_some_and(|link| link.up);
+        let works = |to: &u32| self.world.link(*to).is_some_and(|link| link.up);
         let Some(to) = nic.bearer.filter(works) else { return Vec::new() };
         let strays = nic.link_local_vips(&self.world);
         strays

@@ -85,7 +85,7 @@ impl Engine {
             .vrrp
             .iter()
             .filter_map(|socket| {
-                let link = self.world.links.get(&socket.bound?)?;
+                let link = self.world.link(socket.bound?)?;
                 let nic = self.nics.get(&link.lower()?)?;
                 Some((nic.name.clone(), link.name.clone()))
             })

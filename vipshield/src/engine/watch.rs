@@ -8,7 +8,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use vipshield_common::watch::MAX_ADDRESSES;
 
-use super::{Engine, action::Action};
+use super::{Engine, action::Action, nic::Nic};
 
 /// What a NIC answers its neighbours itself, because the kernel would not: addresses that are
 /// carried are on no interface, or on a bridge without a way out. Without addresses it is nothing.
@@ -69,22 +69,19 @@ impl Engine {
     /// A bridge is one of them as soon as it has one of a NIC's addresses: it is down then, and
     /// before Linux 6.6 a program that is attached to an interface which is up costs packets.
     fn interfaces_to_watch(&self) -> BTreeSet<u32> {
-        let bridges = self.world.links.values().filter(|link| {
-            link.is_bridge()
-                && self
-                    .world
-                    .addresses_of(link.ifindex)
-                    .filter(|address| !address.is_link_local())
-                    .any(|address| {
-                        self.nics.values().any(|nic| nic.home().any(|home| home == address))
-                    })
+        let home = self.nics.values().flat_map(Nic::home);
+        let bridges = home.filter(|address| !address.is_link_local()).flat_map(|address| {
+            let holders = self.world.holders(address.ip);
+            holders.filter(move |holder| {
+                self.world.is_bridge(*holder) && self.world.has_address(*holder, address)
+            })
         });
         self.nics
             .values()
             .flat_map(|nic| [Some(nic.ifindex), nic.bearer])
             .flatten()
-            .filter(|ifindex| self.world.links.contains_key(ifindex))
-            .chain(bridges.map(|link| link.ifindex))
+            .filter(|ifindex| self.world.has_link(*ifindex))
+            .chain(bridges)
             .collect()
     }
 
@@ -100,7 +97,7 @@ impl Engine {
             .filter_map(|nic| Some((nic.ifindex, nic.half_carried.as_ref().or(nic.carry.last())?)));
         let used = plans.filter(|(_, plan)| plan.in_use && !plan.addresses.is_empty());
         used.filter_map(|(ifindex, plan)| {
-            let mac = self.world.links.get(&ifindex)?.mac.as_slice().try_into().ok()?;
+            let mac = self.world.link(ifindex)?.mac.as_slice().try_into().ok()?;
             Some((ifindex, Answers { addresses: plan.addresses.clone(), mac }))
         })
         .collect()

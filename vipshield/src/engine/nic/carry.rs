@@ -40,6 +40,11 @@ impl Nic {
         }
     }
 
+    /// The routes that belong to it, wherever they are.
+    pub(in super::super) fn routes(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter()
+    }
+
     /// Those of its routes that the node's traffic takes. Where another interface has one of a lower
     /// metric, it goes by that, and would not any more if the NIC's were carried.
     ///
@@ -53,7 +58,7 @@ impl Nic {
     /// Whether the routes of an interface are the NIC's: those of a bridge that has been its bearer, or
     /// that has one of its addresses by now.
     fn is_its_own(&self, world: &World, ifindex: u32) -> bool {
-        let is_bridge = || world.links.get(&ifindex).is_some_and(Link::is_bridge);
+        let is_bridge = || world.link(ifindex).is_some_and(Link::is_bridge);
         self.bearers.contains(&ifindex)
             || is_bridge() && self.movable().any(|address| world.has_ip(ifindex, address.ip))
     }
@@ -69,7 +74,7 @@ impl Nic {
     /// before it has one (`addrconf_dad_begin` in `net/ipv6/addrconf.c`): until then they are delivered
     /// as before.
     pub(in super::super) fn wanted_carry(&self, world: &World, armed: bool, now: Duration) -> Plan {
-        let link = world.links.get(&self.ifindex);
+        let link = world.link(self.ifindex);
         if !link.is_some_and(|link| link.up && link.running) {
             return Plan::default();
         }
@@ -113,29 +118,24 @@ impl Nic {
     /// for another host (`eth_type_trans`), where the bridge itself knows better. Kube-OVN gives a bridge
     /// the NIC's before the NIC joins.
     pub(in super::super) fn wanted_shunt(&self, world: &World) -> Option<Shunt> {
-        let link = world.links.get(&self.ifindex)?;
+        let link = world.link(self.ifindex)?;
         let (bearer, trigger) = if world.taker(self.ifindex).is_some() {
             (self.bearer?, Trigger::Cut)
         } else {
             (self.heir(world)?, Trigger::Join)
         };
         let works = world
-            .links
-            .get(&bearer)
+            .link(bearer)
             .is_some_and(|other| other.up && !link.mac.is_empty() && other.mac == link.mac);
         (works && bearer != self.ifindex).then_some(Shunt { bearer, trigger })
     }
 
     /// The bridge that has all its addresses while it is no port.
     fn heir(&self, world: &World) -> Option<u32> {
-        self.movable().next()?;
+        let first = self.movable().next()?;
         let holds_all =
             |bridge: u32| self.movable().all(|address| world.has_ip(bridge, address.ip));
-        world
-            .links
-            .values()
-            .find(|link| link.is_bridge() && holds_all(link.ifindex))
-            .map(|link| link.ifindex)
+        world.holders(first.ip).find(|holder| world.is_bridge(*holder) && holds_all(*holder))
     }
 
     /// Whether something is missing on the NIC that belongs to it.
@@ -150,7 +150,7 @@ impl Nic {
     }
 
     /// Until when a NIC that is free again is carried for.
-    fn lingers_until(&self) -> Option<Duration> {
+    pub(in super::super) fn lingers_until(&self) -> Option<Duration> {
         (self.phase == Phase::Free && self.transition_since < self.phase_since)
             .then(|| self.phase_since.saturating_add(LINGER))
     }

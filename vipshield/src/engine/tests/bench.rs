@@ -50,6 +50,8 @@ pub(super) struct Bench {
     pub(super) now: Duration,
     /// Everything the engine asked for, with when.
     pub(super) log: Vec<(Duration, Action)>,
+    /// Everything the engine was told, with when.
+    pub(super) told: Vec<(Duration, Event)>,
     /// Which actions fail.
     pub(super) fails: fn(&Action) -> bool,
     /// Events reach the engine.
@@ -113,6 +115,7 @@ impl Bench {
             engine: engine(),
             now: Duration::from_secs(100),
             log: Vec::new(),
+            told: Vec::new(),
             fails: |_| false,
             heard: true,
             deaf: false,
@@ -306,6 +309,7 @@ impl Bench {
         let mut events = VecDeque::from([event]);
         let mut asked = 0;
         while let Some(event) = events.pop_front() {
+            self.told.push((self.now, event.clone()));
             self.engine.handle(event, self.now);
             while let Some(action) = self.engine.poll_action() {
                 asked += 1;

@@ -1,185 +1,21 @@
 //! What holds whatever happens.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::{
-    super::{
-        About, Action, CommandSocket, Daemon, Event, Family, Filter, Intent, Link, MonitorSocket,
-        Phase, Role, Route, SocketId, VrrpSocket, Withheld,
-    },
-    bench::{Bench, COMMAND_PORT, DEADLINE, REPLAY_PORT, engine},
+    super::{Action, Event, Filter, Phase},
+    bench::{Bench, COMMAND_PORT, DEADLINE, engine},
     keepalived::Keepalived,
     kube_ovn::Sequence,
-    node::{BRIDGE, Datapath, KUBE_OVN, LINK_LOCAL, NIC, NODE_IP, NODE_IP6, Op, VIP, address},
+    node::{BRIDGE, Datapath, KUBE_OVN, NIC, Op, VIP, address},
+    told::{addresses, an_event},
 };
 
 /// Enough to meet what two or three changes do to one another, in a second or two.
-fn cases(cases: u32) -> ProptestConfig {
+pub(super) fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
-}
-
-fn addresses() -> impl Strategy<Value = super::super::Address> {
-    // The last is the node's own with another prefix.
-    select(vec![NODE_IP, VIP, NODE_IP6, LINK_LOCAL, "192.0.2.11/32"]).prop_map(address)
-}
-
-// Whatever an engine could be told, sense or nonsense.
-
-fn an_index() -> impl Strategy<Value = u32> {
-    0_u32..6
-}
-
-fn a_name() -> impl Strategy<Value = String> {
-    select(vec![NIC, BRIDGE, "ovs-system", "lo", ""]).prop_map(str::to_owned)
-}
-
-fn a_port() -> impl Strategy<Value = u32> {
-    select(vec![0, KUBE_OVN, COMMAND_PORT, REPLAY_PORT])
-}
-
-fn a_link() -> impl Strategy<Value = Link> {
-    let kind =
-        select(vec![None, Some("bridge"), Some("openvswitch"), Some("veth"), Some("macvlan")]);
-    let mac = select(vec![vec![], vec![2, 0, 0, 0, 0, 1], vec![2, 0, 0, 0, 0, 2]]);
-    let other = || proptest::option::of(an_index());
-    (an_index(), a_name(), any::<bool>(), any::<bool>(), other(), kind, other(), mac).prop_map(
-        |(ifindex, name, up, running, master, kind, link, mac)| Link {
-            ifindex,
-            name,
-            up,
-            running,
-            master,
-            kind: kind.map(str::to_owned),
-            link,
-            mac,
-        },
-    )
-}
-
-fn a_socket() -> impl Strategy<Value = SocketId> {
-    (700_u32..703, 10_i32..13).prop_map(|(pid, fd)| SocketId { pid, fd, inode: u64::from(pid) })
-}
-
-/// Its sockets are its own, each with its descriptor: what a scan cannot get wrong.
-fn a_daemon() -> impl Strategy<Value = Daemon> {
-    let filter = select(vec![Filter::None, Filter::Guard, Filter::Stale, Filter::Foreign]);
-    let bound = proptest::option::of(an_index());
-    (700_u32..703, 0_u64..2, vec(a_port(), 0..3), vec(filter, 0..3), vec(bound, 0..3)).prop_map(
-        |(pid, start_time, ports, filters, bound)| {
-            let id = |fd| SocketId { pid, fd, inode: u64::from(pid) };
-            Daemon {
-                pid,
-                start_time,
-                name: "keepalived".to_owned(),
-                role: Role::Vrrp,
-                commands: (30..)
-                    .zip(ports)
-                    .map(|(fd, port)| CommandSocket { id: id(fd), port, filter: Filter::None })
-                    .collect(),
-                monitors: (10..)
-                    .zip(filters)
-                    .map(|(fd, filter)| MonitorSocket { id: id(fd), filter })
-                    .collect(),
-                vrrp: (20..)
-                    .zip(bound)
-                    .map(|(fd, bound)| VrrpSocket {
-                        id: id(fd),
-                        family: Family::Ipv4,
-                        bound,
-                        home: bound.filter(|bound| bound % 2 == 0),
-                    })
-                    .collect(),
-                trouble: None,
-            }
-        },
-    )
-}
-
-fn an_about() -> impl Strategy<Value = About> {
-    prop_oneof![
-        addresses().prop_map(|address| About::AddressRemoval { address }),
-        addresses().prop_map(|address| About::OwnAddress { ip: address.ip }),
-        a_name().prop_map(|name| About::Rename { name }),
-        a_name().prop_map(|name| About::Impostor { name }),
-        Just(About::AdminDown),
-        Just(About::CarrierLoss),
-        Just(About::BridgePort),
-    ]
-}
-
-fn an_action() -> impl Strategy<Value = Action> {
-    prop_oneof![
-        (an_index(), a_name(), any::<u32>()).prop_map(|(ifindex, name, withhold)| {
-            Action::SetPolicy { ifindex, name, withhold }
-        }),
-        (an_index(), a_name()).prop_map(|(ifindex, name)| Action::ClearPolicy { ifindex, name }),
-        a_socket().prop_map(|socket| Action::Guard { socket }),
-        (a_socket(), an_index())
-            .prop_map(|(socket, ifindex)| Action::ResyncLink { socket, ifindex }),
-        (an_index(), addresses())
-            .prop_map(|(ifindex, address)| Action::ReplayRemoval { ifindex, address }),
-        (an_index(), addresses())
-            .prop_map(|(ifindex, address)| Action::ShowAddress { ifindex, address: Some(address) }),
-        Just(Action::Finish),
-    ]
-}
-
-fn a_route() -> impl Strategy<Value = Route> {
-    (0_u8..2, 0_u32..3, proptest::option::of(addresses())).prop_map(|(net, metric, gateway)| {
-        Route {
-            destination: [192, 0, net, 0].into(),
-            prefix_len: 24,
-            metric,
-            gateway: gateway.map(|gateway| gateway.ip),
-            source: None,
-            mtu: 0,
-        }
-    })
-}
-
-fn an_event() -> impl Strategy<Value = Event> {
-    let listed = vec((an_index(), addresses()), 0..5);
-    prop_oneof![
-        4 => a_link().prop_map(|link| Event::Link { link }),
-        1 => an_index().prop_map(|ifindex| Event::LinkRemoved { ifindex }),
-        1 => Just(Event::Turnover),
-        1 => (an_index(), a_name()).prop_map(|(ifindex, name)| {
-            Event::Inherited { names: BTreeMap::from([(ifindex, name)]) }
-        }),
-        3 => (an_index(), addresses(), a_port()).prop_map(|(ifindex, address, requester)| {
-            Event::Address { ifindex, address, requester }
-        }),
-        3 => (an_index(), addresses(), a_port()).prop_map(|(ifindex, address, requester)| {
-            Event::AddressRemoved { ifindex, address, requester }
-        }),
-        2 => (an_index(), a_route(), any::<bool>())
-            .prop_map(|(ifindex, route, replaces)| Event::Route { ifindex, route, replaces }),
-        1 => (an_index(), a_route())
-            .prop_map(|(ifindex, route)| Event::RouteRemoved { ifindex, route }),
-        1 => (vec(a_link(), 0..5), listed)
-            .prop_map(|(links, addresses)| Event::Snapshot {
-                links,
-                addresses,
-                routes: Vec::new(),
-                intents: Vec::new(),
-            }),
-        1 => vec(a_daemon(), 0..3).prop_map(|daemons| Event::Daemons { daemons }),
-        1 => (an_index(), a_port(), an_about()).prop_map(|(ifindex, requester, about)| {
-            Event::Withheld { message: Withheld { ifindex, requester, about } }
-        }),
-        2 => (a_port(), 0_u32..4, addresses(), any::<bool>(), any::<bool>()).prop_map(
-            |(port, sequence, address, wanted, refused)| Event::Intent {
-                intent: Intent { port, sequence, address, wanted, refused },
-            },
-        ),
-        1 => vec(addresses(), 0..3).prop_map(|addresses| Event::Moved { addresses }),
-        1 => an_action().prop_map(|action| Event::Succeeded { action }),
-        1 => an_action()
-            .prop_map(|action| Event::Failed { action, error: "never asked for".to_owned() }),
-        1 => Just(Event::Tick),
-    ]
 }
 
 proptest! {
@@ -239,7 +75,7 @@ proptest! {
 // What can happen to a node.
 
 #[derive(Clone, Debug)]
-enum Deed {
+pub(super) enum Deed {
     Change(Op),
     /// As many steps of a sequence as there are, at the most.
     Kube(Sequence, usize),
@@ -286,7 +122,7 @@ fn a_wait() -> impl Strategy<Value = Deed> {
     (1_u64..1500).prop_map(|ms| Deed::Wait(Duration::from_millis(ms)))
 }
 
-fn a_deed() -> impl Strategy<Value = Deed> {
+pub(super) fn a_deed() -> impl Strategy<Value = Deed> {
     prop_oneof![
         10 => a_change().prop_map(Deed::Change),
         2 => (select(vec![Sequence::Bind, Sequence::Unbind]), 0_usize..25)
@@ -297,7 +133,7 @@ fn a_deed() -> impl Strategy<Value = Deed> {
     ]
 }
 
-fn do_it(bench: &mut Bench, deed: Deed) {
+pub(super) fn do_it(bench: &mut Bench, deed: Deed) {
     match deed {
         Deed::Change(op) => bench.change(&op),
         Deed::Kube(sequence, count) => {
@@ -319,7 +155,7 @@ fn do_it(bench: &mut Bench, deed: Deed) {
     }
 }
 
-fn a_datapath() -> impl Strategy<Value = Datapath> {
+pub(super) fn a_datapath() -> impl Strategy<Value = Datapath> {
     select(Datapath::ALL.to_vec())
 }
 

@@ -77,7 +77,7 @@ fn nothing_is_done_before_what_was_given_up_is_gone() {
         bench.daemon_asks(address(VIP), false);
         let done: Vec<&Action> = bench.log[before..].iter().map(|(_, action)| action).collect();
         let is_removal = |action: &&Action| matches!(action, Action::RemoveVip { .. });
-        if done.iter().any(|action| is_removal(action)) {
+        if done.iter().any(is_removal) {
             assert!(is_removal(&done[0]), "{at}: {done:?}");
             removed += 1;
         }
