@@ -14,6 +14,7 @@ mod restarts;
 mod rough;
 mod scene;
 mod scripts;
+mod uplinks;
 mod variants;
 mod wire;
 
@@ -164,6 +165,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(left::scenarios());
     all.extend(neighbours::scenarios());
     all.extend(variants::scenarios());
+    all.extend(uplinks::scenarios());
     all.extend(failover::scenarios());
     all.extend(owners::scenarios());
     all.extend(real_failures::scenarios());

@@ -3,6 +3,7 @@
 pub mod advert;
 pub mod announcement;
 pub mod arp;
+pub mod arrivals;
 pub mod monitor;
 mod nd;
 pub mod probe;

@@ -203,7 +203,7 @@ pub struct World {
     pub addresses: BTreeMap<u32, BTreeSet<Address>>,
     /// vipshield's own addresses, with their interface index.
     pub own: BTreeSet<(u32, IpAddr)>,
-    /// Routes of the main table, by interface index.
+    /// Routes of the main table, by interface index; 0 for those that no single interface has.
     pub routes: BTreeMap<u32, BTreeSet<Route>>,
     /// By process id.
     pub daemons: BTreeMap<u32, Daemon>,
@@ -234,6 +234,17 @@ impl World {
     /// The routes of an interface.
     pub fn routes_of(&self, ifindex: u32) -> impl Iterator<Item = Route> + '_ {
         self.routes.get(&ifindex).into_iter().flatten().copied()
+    }
+
+    /// Whether the kernel prefers another route to the same destination, of an interface that `others`
+    /// names.
+    #[must_use]
+    pub fn outranks(&self, route: &Route, others: impl Fn(u32) -> bool) -> bool {
+        // In the order of routes, those of lower metrics to the same destination are between these two.
+        let lowest = Route { metric: 0, gateway: None, source: None, mtu: 0, ..*route };
+        let equal = Route { metric: route.metric, ..lowest };
+        let better = |routes: &BTreeSet<Route>| routes.range(lowest..equal).next().is_some();
+        self.routes.iter().any(|(ifindex, routes)| better(routes) && others(*ifindex))
     }
 
     /// An address left an interface. With the last IPv4 address of an interface the kernel flushes

@@ -6,7 +6,7 @@ use super::{
     super::{
         carry::{Plan, Route, Shunt, Trigger},
         phase::Phase,
-        world::{Address, World},
+        world::{Address, Link, World},
     },
     Nic, Seen,
 };
@@ -40,6 +40,24 @@ impl Nic {
         }
     }
 
+    /// Those of its routes that the node's traffic takes. Where another interface has one of a lower
+    /// metric, it goes by that, and would not any more if the NIC's were carried.
+    ///
+    /// Equal metrics do not count: which of two routes came first, and wins, is not known, and what a
+    /// bridge takes over has the metric that it had on the NIC.
+    fn preferred<'a>(&'a self, world: &'a World) -> impl Iterator<Item = &'a Route> {
+        let others = move |ifindex| !self.is_its_own(world, ifindex);
+        self.routes.iter().filter(move |route| !world.outranks(route, others))
+    }
+
+    /// Whether the routes of an interface are the NIC's: those of a bridge that has been its bearer, or
+    /// that has one of its addresses by now.
+    fn is_its_own(&self, world: &World, ifindex: u32) -> bool {
+        let is_bridge = || world.links.get(&ifindex).is_some_and(Link::is_bridge);
+        self.bearers.contains(&ifindex)
+            || is_bridge() && self.movable().any(|address| world.has_ip(ifindex, address.ip))
+    }
+
     /// What has to be carried.
     ///
     /// Within a transition, as long as the NIC works, is no port and lacks something, everything; and
@@ -71,7 +89,8 @@ impl Nic {
             let late = self.carryable().filter(IpAddr::is_ipv6).collect();
             return Plan { addresses: late, ..Plan::default() };
         }
-        Plan { addresses: self.carryable().collect(), routes: self.routes.clone(), in_use: !port }
+        let routes = self.preferred(world).copied().collect();
+        Plan { addresses: self.carryable().collect(), routes, in_use: !port }
     }
 
     /// Everything of which a part may be in force.
@@ -123,7 +142,7 @@ impl Nic {
     fn is_disturbed(&self, world: &World) -> bool {
         let routes: BTreeSet<Route> = world.routes_of(self.ifindex).collect();
         !self.movable().all(|address| world.has_ip(self.ifindex, address.ip))
-            || !self.routes.is_subset(&routes)
+            || !self.preferred(world).all(|route| routes.contains(route))
     }
 
     fn lingers(&self, now: Duration) -> bool {

@@ -12,6 +12,7 @@ mod keepalived;
 mod kube_ovn;
 mod names;
 mod node;
+mod outranked;
 mod phases;
 mod properties;
 mod restarts;
