@@ -1,0 +1,314 @@
+//! What the guard withholds from a daemon, and what it passes.
+
+use std::{collections::BTreeMap, net::Ipv6Addr};
+
+use libtest_mimic::Failed;
+use vipshield::{
+    daemons::{AttachedFilter, attached_filter, detach_filter},
+    engine::{About, Address},
+    net::ANCHOR,
+};
+use vipshield_common::{
+    counters::Counter,
+    guard::{RESYNC_SEQUENCE, withhold},
+};
+
+use super::{
+    FREE, check,
+    namespace::{Seen, Stage, attach_classic_filter},
+};
+
+pub(crate) fn removed_address() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    stage.add_address("nic", "192.0.2.11/24")?;
+    stage.add_address("nic", "2001:db8::11/64")?;
+    // An IPv6 address is announced from a kernel worker, some time after it was added.
+    let last = Seen::Address("2001:db8::11".parse()?);
+    stage.wait_until(|seen| *seen == last)?;
+    stage.delete_address("nic", "192.0.2.11/24")?;
+    stage.delete_address("nic", "2001:db8::11/64")?;
+    let seen = stage.seen()?;
+    check(seen.is_empty(), format!("removals are not seen: {seen:?}"))?;
+    let reports = stage.reports()?;
+    let expected = [
+        About::AddressRemoval { address: Address { ip: "192.0.2.11".parse()?, prefix_len: 24 } },
+        About::AddressRemoval { address: Address { ip: "2001:db8::11".parse()?, prefix_len: 64 } },
+    ];
+    let told: Vec<About> = reports.iter().map(|report| report.about.clone()).collect();
+    check(told == expected, format!("both removals are reported: {reports:?}"))?;
+    check(
+        reports.iter().all(|report| report.ifindex == stage.index("nic").unwrap_or(0)),
+        "with the NIC's index",
+    )?;
+    stage.counted(Counter::WithheldAddress, 2)?;
+    stage.counted(Counter::PassedTrue, 2)
+}
+
+pub(crate) fn own_removal() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    stage.daemon_asks("nic", "192.0.2.10/32")?;
+    let seen = stage.seen()?;
+    check(
+        seen == [Seen::Address("192.0.2.10".parse()?), Seen::AddressGone("192.0.2.10".parse()?)],
+        format!("the daemon sees what it did: {seen:?}"),
+    )?;
+    stage.counted(Counter::PassedOwnRequest, 2)?;
+    stage.counted(Counter::WithheldAddress, 0)
+}
+
+/// The daemon has several processes: each is told what another one did, as long as it is known.
+pub(crate) fn family_removal() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    stage.programs.set_command_ports(&[1, stage.command_port, u32::MAX])?;
+    stage.daemon_asks("nic", "192.0.2.10/32")?;
+    check(stage.seen()?.len() == 2, "it is seen")?;
+    stage.programs.set_command_ports(&[1, u32::MAX])?;
+    stage.daemon_asks("nic", "192.0.2.10/32")?;
+    let seen = stage.seen()?;
+    check(
+        seen == [Seen::Address("192.0.2.10".parse()?)],
+        format!("what is no process of the daemon any more is withheld: {seen:?}"),
+    )?;
+    stage.counted(Counter::PassedOwnRequest, 2)?;
+    stage.counted(Counter::WithheldAddress, 1)
+}
+
+pub(crate) fn replayed_removal() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    stage.replay("nic", Address { ip: "192.0.2.11".parse()?, prefix_len: 24 })?;
+    let seen = stage.seen()?;
+    check(
+        seen == [Seen::Address("192.0.2.11".parse()?), Seen::AddressGone("192.0.2.11".parse()?)],
+        format!("the daemon gets to know: {seen:?}"),
+    )?;
+    stage.counted(Counter::PassedReplay, 2)?;
+    stage.counted(Counter::WithheldAddress, 0)
+}
+
+/// Of IPv6 the kernel does not say who asked: the address itself is let pass.
+pub(crate) fn replayed_ipv6_removal() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    let ip: Ipv6Addr = "2001:db8::11".parse()?;
+    let address = Address { ip: ip.into(), prefix_len: 64 };
+    // That it came is said too.
+    for (pass, counter, times) in
+        [(false, Counter::WithheldAddress, 1), (true, Counter::PassedReplay, 2)]
+    {
+        stage.parts().1.pass_removal(ip, pass)?;
+        stage.replay("nic", address)?;
+        let gone = stage.seen()?.contains(&Seen::AddressGone(ip.into()));
+        check(gone == pass, format!("the daemon gets to know: {gone}, let pass: {pass}"))?;
+        stage.counted(counter, times)?;
+    }
+    stage.parts().1.pass_removal(ip, false)?;
+    stage.replay("nic", address)?;
+    stage.counted(Counter::WithheldAddress, 2)
+}
+
+pub(crate) fn other_interface() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    stage.add_address("peer", "192.0.2.1/24")?;
+    stage.delete_address("peer", "192.0.2.1/24")?;
+    check(stage.seen()?.len() == 2, "both are seen")?;
+    stage.counted(Counter::PassedOther, 2)
+}
+
+pub(crate) fn taken_down() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    let bad =
+        |seen: &Seen| matches!(seen, Seen::Link { name, running: false, .. } if name == "nic");
+    // A NIC that was running says so for a moment when it comes up again (`linkwatch`): the carrier
+    // goes first, and is known to be gone.
+    stage.set_up("peer", false)?;
+    stage.wait_until(bad)?;
+    stage.seen()?;
+    stage.set_up("nic", false)?;
+    // Up again, but without a carrier, before userspace could widen the policy.
+    stage.set_up("nic", true)?;
+    stage.wait_for_counter(Counter::WithheldCarrier)?;
+    let seen = stage.seen()?;
+    check(!seen.iter().any(bad), format!("neither down nor the missing carrier: {seen:?}"))?;
+    check(stage.count(Counter::WithheldAdminDown)? > 0, "the first was withheld")?;
+    stage.set_up("peer", true)?;
+    stage.wait_until(
+        |seen| matches!(seen, Seen::Link { name, running: true, .. } if name == "nic"),
+    )?;
+    // All is well: a carrier lost from here on is real.
+    stage.set_up("peer", false)?;
+    stage.wait_until(bad)
+}
+
+pub(crate) fn carrier_loss_free() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    stage.set_up("peer", false)?;
+    stage.wait_until(
+        |seen| matches!(seen, Seen::Link { name, running: false, .. } if name == "nic"),
+    )?;
+    stage.counted(Counter::WithheldCarrier, 0)
+}
+
+pub(crate) fn carrier_loss_in_transition() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE | withhold::CARRIER_LOSS)?;
+    stage.set_up("peer", false)?;
+    stage.wait_for_counter(Counter::WithheldCarrier)?;
+    let seen = stage.seen()?;
+    let told = seen.iter().any(|seen| matches!(seen, Seen::Link { name, .. } if name == "nic"));
+    check(!told, format!("nothing about the NIC: {seen:?}"))?;
+    let reports = stage.reports()?;
+    check(
+        reports.iter().any(|report| report.about == About::CarrierLoss),
+        format!("it is reported: {reports:?}"),
+    )?;
+    // The deadline comes: the truth is asked for on the daemon's own socket.
+    stage.resync("nic")?;
+    let seen = stage.seen()?;
+    let told = |seen: &Seen| matches!(seen, Seen::Link { name, running: false, sequence } if name == "nic" && *sequence == RESYNC_SEQUENCE);
+    check(seen.iter().any(told), format!("the answer passes: {seen:?}"))?;
+    check(stage.count(Counter::PassedAnswer)? > 0, "as an answer")
+}
+
+pub(crate) fn rename_and_impostor() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    stage.set_up("nic", false)?;
+    stage.rename("nic", "br-provider")?;
+    stage.set_up("br-provider", true)?;
+    stage.add_bridge("nic")?;
+    let seen = stage.seen()?;
+    let told = seen.iter().any(
+        |seen| matches!(seen, Seen::Link { name, .. } if name == "nic" || name == "br-provider"),
+    );
+    check(!told, format!("neither the new name nor the impostor: {seen:?}"))?;
+    let reports = stage.reports()?;
+    for about in [
+        About::Rename { name: "br-provider".to_owned() },
+        About::Impostor { name: "nic".to_owned() },
+    ] {
+        check(reports.iter().any(|report| report.about == about), format!("{about:?}"))?;
+    }
+    // Back again.
+    stage.delete_link("nic")?;
+    stage.set_up("br-provider", false)?;
+    stage.rename("br-provider", "nic")?;
+    let seen = stage.seen()?;
+    check(
+        !seen.iter().any(|seen| matches!(seen, Seen::LinkGone(_))),
+        format!("the impostor's end is not the NIC's: {seen:?}"),
+    )?;
+    stage.set_up("nic", true)?;
+    stage.wait_until(
+        |seen| matches!(seen, Seen::Link { name, running: true, .. } if name == "nic"),
+    )?;
+    check(stage.count(Counter::WithheldRename)? > 0, "renames are counted")?;
+    check(stage.count(Counter::WithheldImpostor)? > 0, "impostors are counted")
+}
+
+pub(crate) fn bridge_port() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    stage.add_bridge("br0")?;
+    stage.set_master("nic", Some("br0"))?;
+    stage.set_master("nic", None)?;
+    let nic = stage.index("nic")?;
+    let seen = stage.seen()?;
+    check(!seen.contains(&Seen::LinkGone(nic)), format!("the NIC is not gone: {seen:?}"))?;
+    check(stage.count(Counter::WithheldBridgePort)? > 0, "the bridge's word is counted")
+}
+
+pub(crate) fn dumps_and_answers() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.add_address("nic", "192.0.2.11/24")?;
+    stage.arm(FREE | withhold::CARRIER_LOSS)?;
+    stage.set_up("nic", false)?;
+    let dumped = stage.dump()?;
+    check(
+        dumped
+            .iter()
+            .any(|seen| matches!(seen, Seen::Link { name, running: false, .. } if name == "nic")),
+        format!("a dump tells the truth: {dumped:?}"),
+    )?;
+    check(stage.count(Counter::PassedDump)? > 0, "dumps are counted")?;
+    // The end of a dump is of a type that the guard does not look at.
+    check(stage.count(Counter::PassedUnrelated)? > 0, "unrelated messages are counted")
+}
+
+pub(crate) fn inherited() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    let (nic, cookie) = (stage.index("nic")?, stage.cookie()?);
+    let next = stage.load_another()?;
+    check(next.inherited_names(&[cookie + 1_000_000]).is_empty(), "of other sockets, nothing")?;
+    let names = next.inherited_names(&[cookie]);
+    check(names == BTreeMap::from([(nic, "nic".to_owned())]), format!("found {names:?}"))?;
+    check(stage.programs.inherited_names(&[cookie]).is_empty(), "nor from oneself")
+}
+
+pub(crate) fn unknown_socket() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    stage.programs.forget_socket(stage.cookie()?)?;
+    stage.add_address("nic", "192.0.2.11/24")?;
+    stage.delete_address("nic", "192.0.2.11/24")?;
+    check(stage.seen()?.len() == 2, "both are seen")?;
+    check(stage.count(Counter::PassedUnknownSocket)? > 0, "and counted")
+}
+
+/// A NIC that is gone is no NIC that somebody has taken.
+pub(crate) fn unplugged() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    let nic = stage.index("nic")?;
+    stage.set_up("nic", false)?;
+    let before = stage.count(Counter::PassedTrue)?;
+    stage.delete_link("nic")?;
+    let seen = stage.seen()?;
+    check(seen.contains(&Seen::LinkGone(nic)), format!("it is seen: {seen:?}"))?;
+    stage.counted(Counter::PassedTrue, before + 1)
+}
+
+pub(crate) fn cleared_policy() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    stage.add_address("nic", "192.0.2.11/24")?;
+    stage.programs.clear_policy(stage.index("nic")?, "nic")?;
+    stage.programs.clear_policy(stage.index("nic")?, "nic")?;
+    stage.delete_address("nic", "192.0.2.11/24")?;
+    check(stage.seen()?.len() == 2, "both are seen")
+}
+
+pub(crate) fn filters_are_told_apart() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    let found = |stage: &Stage| attached_filter(stage.socket());
+    check(found(&stage)? == AttachedFilter::None, "none at first")?;
+    attach_classic_filter(&stage.monitor)?;
+    check(found(&stage)? == AttachedFilter::Classic, "a classic one")?;
+    detach_filter(stage.socket())?;
+    stage.arm(FREE)?;
+    check(found(&stage)? == AttachedFilter::Ebpf, "the guard")?;
+    detach_filter(stage.socket())?;
+    detach_filter(stage.socket())?;
+    check(found(&stage)? == AttachedFilter::None, "none again")
+}
+
+pub(crate) fn own_address() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    let anchor = format!("{ANCHOR}/32");
+    stage.add_address("nic", &anchor)?;
+    stage.delete_address("nic", &anchor)?;
+    let seen = stage.seen()?;
+    check(seen.is_empty(), format!("neither when it comes nor when it goes: {seen:?}"))?;
+    let about = About::OwnAddress { ip: ANCHOR.into() };
+    let reports = stage.reports()?;
+    check(reports.iter().all(|report| report.about == about), format!("{reports:?}"))?;
+    stage.counted(Counter::WithheldOwnAddress, 2)
+}
