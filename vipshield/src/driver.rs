@@ -3,6 +3,7 @@
 //! It hands events to the engine and carries out its actions, one after the other, in one thread.
 //! Nothing it does waits for anything but the kernel's answer to a request.
 
+mod look;
 mod tasks;
 
 use std::{collections::VecDeque, future::pending, io, net::IpAddr, time::Duration};
@@ -17,6 +18,7 @@ use tokio::{
 };
 use vipshield_common::{guard::GuardedSocket, tasks::TaskEvent};
 
+use self::look::Looks;
 use crate::{
     bpf::{self, BpfError, Programs, Pulse},
     causes::causes,
@@ -37,9 +39,6 @@ const BEAT: Duration = Duration::from_millis(250);
 /// How long the kernel may take to answer a request. It answers within the system call; an answer that
 /// is longer under way is lost, and the request may be repeated.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How often daemons are looked for when nothing else says so: a socket that a daemon opened anew
-/// is found by this.
-const SCAN: Duration = Duration::from_secs(1);
 /// Events kept for `vipshield events`.
 const RECENT: usize = 256;
 
@@ -126,8 +125,7 @@ pub struct Driver {
     started: Duration,
     /// What was told lately, with when.
     recent: VecDeque<(Duration, Notice)>,
-    /// When to look for daemons, soonest first.
-    scans: VecDeque<Instant>,
+    looks: Looks,
     finished: bool,
 }
 
@@ -156,7 +154,7 @@ impl Driver {
             parts,
             started: monotonic()?,
             recent: VecDeque::with_capacity(RECENT),
-            scans: VecDeque::new(),
+            looks: Looks::default(),
             finished: false,
         };
         driver.begin().await?;
@@ -205,7 +203,7 @@ impl Driver {
         let now = monotonic()?;
         let tick =
             self.engine.next_deadline().map(|deadline| clock() + deadline.saturating_sub(now));
-        let scan = self.scans.front().copied();
+        let scan = self.looks.next();
         let Parts { programs, monitor, server, scrapes, .. } = &mut self.parts;
         let mut events = Vec::new();
         let mut reports = Vec::new();
@@ -277,7 +275,7 @@ impl Driver {
                 if tasks::is_turnover(&tasks, |pid| self.parts.scanner.knows(pid)) {
                     self.feed(Event::Turnover).await?;
                 }
-                self.look_soon(tasks::looks(&tasks));
+                self.looks.soon(tasks::looks(&tasks));
             }
             Wake::Asked(request, back) => {
                 let answer = match request {
@@ -309,37 +307,6 @@ impl Driver {
                 Err(error) => debug!("interface {ifindex}: {}", ActionError::from(error)),
             }
         }
-    }
-
-    fn look_soon(&mut self, delays: &[Duration]) {
-        let now = clock();
-        let mut scans: Vec<Instant> =
-            self.scans.drain(..).chain(delays.iter().map(|delay| now + *delay)).collect();
-        scans.sort_unstable();
-        scans.truncate(tasks::MOST_LOOKS);
-        self.scans = scans.into();
-    }
-
-    async fn scan(&mut self) -> Result<(), DriverError> {
-        let daemons = self.look()?;
-        self.feed(Event::Daemons { daemons }).await
-    }
-
-    /// Looks for daemons, and says when to look next.
-    fn look(&mut self) -> Result<Vec<Daemon>, DriverError> {
-        let now = clock();
-        self.scans.retain(|at| *at > now);
-        if self.scans.is_empty() {
-            self.scans.push_back(now + SCAN);
-        }
-        let Parts { scanner, programs, .. } = &mut self.parts;
-        let mut known = None;
-        let mut leftover = || *known.get_or_insert_with(|| programs.is_other_guard_loaded());
-        let (daemons, gone) = scanner.scan(&mut leftover)?;
-        for cookie in gone {
-            self.parts.programs.forget_socket(cookie)?;
-        }
-        Ok(daemons)
     }
 
     /// Hands an event to the engine and carries out what follows, and what follows from that.
@@ -433,7 +400,7 @@ impl Driver {
                 replayed?;
             }
             Action::ShowAddress { ifindex, address } => replay.show(*ifindex, *address).await?,
-            Action::Rescan => self.scans.push_front(clock()),
+            Action::Rescan => self.looks.now(),
             Action::Tell { .. } | Action::Finish => {}
         }
         Ok(())

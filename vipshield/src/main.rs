@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{CommandFactory as _, Parser as _};
 use env_logger::Env;
 use log::{debug, error, info, warn};
-use rustix::process::setpriority_process;
+use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 use tokio::{
     runtime::{self, Runtime},
     task::LocalSet,
@@ -66,6 +66,7 @@ async fn run(options: Run) -> Result<()> {
     if let Err(error) = setpriority_process(None, HIGHEST_PRIORITY) {
         debug!("its priority stays at the default (needs CAP_SYS_NICE): {error}");
     }
+    raise_limit();
     let server = Server::open(&options.socket)?;
     let scrapes = match options.metrics {
         Metrics::Off => None,
@@ -120,6 +121,15 @@ async fn run(options: Run) -> Result<()> {
     Driver::run(parts).await?;
     info!("vipshield ended: no daemon carries the guard any more");
     Ok(())
+}
+
+/// The soft limit of open files is for programs that call `select(2)`, which this one does not; and
+/// without a descriptor to spare it sees no daemon.
+fn raise_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        debug!("its limit of open files stays as it is: {error}");
+    }
 }
 
 /// Makes this the only vipshield of its network namespace. Abstract unix sockets belong to one,

@@ -5,6 +5,7 @@
 //! keep a socket alive that the daemon has closed.
 
 mod borrow;
+mod errno;
 mod home;
 mod scan;
 mod socket;

@@ -9,16 +9,20 @@ use std::{
 };
 
 use log::debug;
-use rustix::net::{
-    AddressFamily, SocketType,
-    sockopt::{socket_domain, socket_protocol, socket_type},
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, SocketType,
+        sockopt::{socket_domain, socket_protocol, socket_type},
+    },
 };
 use thiserror::Error;
 
 use super::{
-    borrow::{NEEDS_PTRACE, borrow},
+    borrow::{BorrowError, borrow},
+    errno::{NEEDS_PTRACE, Says, is_passing, of_proc, way_out},
     home::Homes,
-    socket::{AttachedFilter, attached_filter, bound, cookie, has_groups, port},
+    socket::{AttachedFilter, SocketError, attached_filter, bound, cookie, has_groups, port},
 };
 use crate::engine::{
     CommandSocket, Daemon, Family, Filter, MonitorSocket, Role, SocketId, VrrpSocket,
@@ -30,12 +34,50 @@ const IPPROTO_VRRP: u32 = 112;
 /// What `/proc/PID/comm` shows of a name.
 const COMM_LENGTH: usize = 15;
 
-/// The processes could not be looked at.
+/// The daemons could not be looked at. Nothing follows from that of those that were known.
 #[derive(Debug, Error)]
-#[error("looking for daemons in {}: {source}", path.display())]
-pub struct ScanError {
-    path: PathBuf,
-    source: io::Error,
+pub enum ScanError {
+    /// Something in /proc could not be read.
+    #[error("reading {}: {source}{}", path.display(), way_out(source))]
+    Proc {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A socket could not be had, and may be there all the same.
+    #[error(transparent)]
+    Borrow(#[from] BorrowError),
+    /// A socket could not be asked.
+    #[error("{id}: {source}{}", way_out(&source.source))]
+    Socket {
+        /// Which.
+        id: SocketId,
+        /// What, and why.
+        source: SocketError,
+    },
+    /// The interfaces could not be listed.
+    #[error("listing interfaces: {source}{}", way_out(source))]
+    Interfaces {
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// Why nothing is seen of a process.
+enum Unseen {
+    /// It is gone.
+    Gone,
+    /// It may not be looked at.
+    Hidden(io::Error),
+    /// It may be a daemon.
+    Failed(ScanError),
+}
+
+impl From<ScanError> for Unseen {
+    fn from(error: ScanError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// A process that may be a daemon.
@@ -60,7 +102,8 @@ impl Scanner {
     /// Looks for executables of these names in this thread's network namespace.
     pub fn new(names: Vec<String>) -> Result<Self, ScanError> {
         let path = PathBuf::from("/proc/thread-self/ns/net");
-        let namespace = fs::metadata(&path).map_err(|source| ScanError { path, source })?.ino();
+        let namespace =
+            fs::metadata(&path).map_err(|source| ScanError::Proc { path, source })?.ino();
         Ok(Self {
             names,
             namespace,
@@ -92,6 +135,28 @@ impl Scanner {
         self.guarded.remove(&socket.inode);
     }
 
+    /// Daemons that the last scan found and that are gone by now, as far as can be told without a
+    /// descriptor: a link can be read when no file can be opened.
+    #[must_use]
+    pub fn gone(&self) -> Vec<u32> {
+        self.known.iter().map(|(pid, _)| *pid).filter(|pid| self.is_gone(*pid)).collect()
+    }
+
+    fn is_gone(&self, pid: u32) -> bool {
+        match fs::read_link(format!("/proc/{pid}/exe")) {
+            Ok(executable) => self.name_of(&executable).is_none(),
+            Err(error) => of_proc(&error) == Says::Gone,
+        }
+    }
+
+    /// The name that makes an executable a daemon's.
+    fn name_of(&self, executable: &Path) -> Option<&String> {
+        let name = executable.file_name()?.to_str()?;
+        // An executable that was upgraded under a running daemon.
+        let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+        self.names.iter().find(|wanted| *wanted == name)
+    }
+
     /// All guarded daemons as they are now. `leftover` tells whether the guard of a vipshield
     /// that is gone may still be on a socket. The second value: cookies of guarded sockets that
     /// are gone.
@@ -100,17 +165,17 @@ impl Scanner {
         leftover: &mut dyn FnMut() -> bool,
     ) -> Result<(Vec<Daemon>, Vec<u64>), ScanError> {
         let proc = Path::new("/proc");
-        let failed = |source| ScanError { path: proc.to_owned(), source };
+        let failed = |source| ScanError::Proc { path: proc.to_owned(), source };
         let mut found = Vec::new();
         for entry in fs::read_dir(proc).map_err(failed)? {
-            let Ok(entry) = entry else { continue };
+            let entry = entry.map_err(failed)?;
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
                 continue;
             };
-            found.extend(self.look_at(pid, &entry.path(), leftover));
+            found.extend(self.look_at(pid, &entry.path(), leftover)?);
         }
         let mut daemons = originals(found);
-        self.homes.find(daemons.iter_mut().map(|daemon| daemon.vrrp.as_mut_slice()));
+        self.homes.find(daemons.iter_mut().map(|daemon| daemon.vrrp.as_mut_slice()))?;
         self.known = daemons.iter().map(|daemon| (daemon.pid, daemon.start_time)).collect();
         let monitors = daemons.iter().flat_map(|daemon| &daemon.monitors).map(|m| m.id.inode);
         let commands = daemons.iter().flat_map(|daemon| &daemon.commands).map(|c| c.id.inode);
@@ -126,37 +191,45 @@ impl Scanner {
         pid: u32,
         directory: &Path,
         leftover: &mut dyn FnMut() -> bool,
-    ) -> Option<Found> {
-        let executable = match fs::read_link(directory.join("exe")) {
-            Ok(executable) => executable,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return self.hidden(pid, directory, &error);
-            }
-            Err(_) => return None,
+    ) -> Result<Option<Found>, ScanError> {
+        let seen = match self.examine(pid, directory, leftover) {
+            Err(Unseen::Hidden(error)) => self.hidden(pid, directory, &error),
+            seen => seen,
         };
-        let executable = executable.file_name()?.to_str()?;
-        // An executable that was upgraded under a running daemon.
-        let name = executable.strip_suffix(" (deleted)").unwrap_or(executable);
-        if !self.names.iter().any(|wanted| wanted == name)
-            || fs::metadata(directory.join("ns/net")).ok()?.ino() != self.namespace
-        {
-            return None;
+        match seen {
+            Ok(found) => Ok(found),
+            // The name of a hidden one is shown to everybody.
+            Err(Unseen::Gone | Unseen::Hidden(_)) => Ok(None),
+            Err(Unseen::Failed(error)) => Err(error),
         }
-        let (parent, start_time) = origin(&fs::read_to_string(directory.join("stat")).ok()?)?;
+    }
+
+    fn examine(
+        &self,
+        pid: u32,
+        directory: &Path,
+        leftover: &mut dyn FnMut() -> bool,
+    ) -> Result<Option<Found>, Unseen> {
+        let executable = seen(&directory.join("exe"), |path| fs::read_link(path))?;
+        let Some(name) = self.name_of(&executable) else { return Ok(None) };
+        if seen(&directory.join("ns/net"), |path| fs::metadata(path))?.ino() != self.namespace {
+            return Ok(None);
+        }
+        let (parent, start_time) = origin_of(directory)?;
         let mut daemon = Daemon {
             trouble: None,
             pid,
             start_time,
-            name: name.to_owned(),
+            name: name.clone(),
             role: Role::Checkers,
             commands: Vec::new(),
             monitors: Vec::new(),
             vrrp: Vec::new(),
         };
-        for entry in fs::read_dir(directory.join("fd")).ok()? {
-            let Ok(entry) = entry else { continue };
-            if let Some(id) = socket_id(pid, &entry) {
-                self.look_at_socket(id, &mut daemon, leftover);
+        let descriptors = directory.join("fd");
+        for entry in seen(&descriptors, |path| fs::read_dir(path))? {
+            if let Some(id) = socket_id(pid, &seen(&descriptors, |_| entry)?)? {
+                self.look_at_socket(id, &mut daemon, leftover)?;
             }
         }
         // The parent of keepalived's processes has neither kind. A daemon has none for a moment
@@ -167,7 +240,7 @@ impl Scanner {
             && daemon.trouble.is_none()
             && !known
         {
-            return None;
+            return Ok(None);
         }
         if !daemon.vrrp.is_empty() {
             daemon.role = Role::Vrrp;
@@ -175,19 +248,26 @@ impl Scanner {
         daemon.commands.sort_unstable_by_key(|command| command.id);
         daemon.monitors.sort_unstable_by_key(|monitor| monitor.id);
         daemon.vrrp.sort_unstable_by_key(|socket| socket.id);
-        Some(Found { parent, daemon })
+        Ok(Some(Found { parent, daemon }))
     }
 
     /// A process that may not be looked at: its command name and start time are all there is to
     /// see of it (`PTRACE_MODE_READ_FSCREDS` in `ptrace(2)`), its network namespace is not.
-    fn hidden(&self, pid: u32, directory: &Path, error: &io::Error) -> Option<Found> {
-        let comm = fs::read_to_string(directory.join("comm")).ok()?;
+    fn hidden(
+        &self,
+        pid: u32,
+        directory: &Path,
+        error: &io::Error,
+    ) -> Result<Option<Found>, Unseen> {
+        let comm = text(&directory.join("comm"))?;
         let comm = comm.trim_end();
-        let name = self.names.iter().find(|name| {
+        let Some(name) = self.names.iter().find(|name| {
             let cut = name.get(..COMM_LENGTH).unwrap_or(name);
             cut == comm
-        })?;
-        let (parent, start_time) = origin(&fs::read_to_string(directory.join("stat")).ok()?)?;
+        }) else {
+            return Ok(None);
+        };
+        let (parent, start_time) = origin_of(directory)?;
         let daemon = Daemon {
             pid,
             start_time,
@@ -198,7 +278,7 @@ impl Scanner {
             vrrp: Vec::new(),
             trouble: Some(format!("looking at the process: {error}{NEEDS_PTRACE}")),
         };
-        Some(Found { parent, daemon })
+        Ok(Some(Found { parent, daemon }))
     }
 
     fn look_at_socket(
@@ -206,20 +286,33 @@ impl Scanner {
         id: SocketId,
         daemon: &mut Daemon,
         leftover: &mut dyn FnMut() -> bool,
-    ) {
+    ) -> Result<(), Unseen> {
         let socket = match borrow(id) {
             Ok(socket) => socket,
             Err(error) => {
                 debug!("{}: {error}", daemon.name);
-                // Everything else is a daemon that closed the socket, or died, in this moment.
-                if error.is_refused() {
-                    daemon.trouble.get_or_insert_with(|| error.to_string());
+                match error.says() {
+                    Says::Nothing => return Err(ScanError::Borrow(error).into()),
+                    // Yama refuses one that has just ended (`yama_ptrace_access_check`).
+                    Says::Refused if self.is_gone(id.pid) => return Err(Unseen::Gone),
+                    Says::Refused => {
+                        daemon.trouble.get_or_insert_with(|| error.to_string());
+                    }
+                    // Closed in this moment, or with all others when the daemon dies.
+                    Says::Gone => {}
                 }
-                return;
+                return Ok(());
             }
         };
-        if let Err(error) = self.classify(id, &socket, daemon, leftover) {
-            daemon.trouble.get_or_insert_with(|| format!("{id}: {error}"));
+        match self.classify(id, &socket, daemon, leftover) {
+            Err(source) if is_passing(&source.source) => {
+                Err(ScanError::Socket { id, source }.into())
+            }
+            Err(error) => {
+                daemon.trouble.get_or_insert_with(|| format!("{id}: {error}"));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 
@@ -229,9 +322,12 @@ impl Scanner {
         socket: &OwnedFd,
         daemon: &mut Daemon,
         leftover: &mut dyn FnMut() -> bool,
-    ) -> Result<(), Box<dyn std::error::Error>> {
-        let protocol = socket_protocol(socket)?.map_or(0, |protocol| protocol.as_raw().get());
-        match socket_domain(socket)? {
+    ) -> Result<(), SocketError> {
+        let failed =
+            |operation| move |errno: Errno| SocketError { operation, source: errno.into() };
+        let protocol = socket_protocol(socket).map_err(failed("SO_PROTOCOL"))?;
+        let protocol = protocol.map_or(0, |protocol| protocol.as_raw().get());
+        match socket_domain(socket).map_err(failed("SO_DOMAIN"))? {
             // NETLINK_ROUTE is protocol 0.
             AddressFamily::NETLINK if protocol == 0 => {
                 let filter = match attached_filter(socket)? {
@@ -251,7 +347,8 @@ impl Scanner {
                 }
             }
             domain @ (AddressFamily::INET | AddressFamily::INET6)
-                if protocol == IPPROTO_VRRP && socket_type(socket)? == SocketType::RAW =>
+                if protocol == IPPROTO_VRRP
+                    && socket_type(socket).map_err(failed("SO_TYPE"))? == SocketType::RAW =>
             {
                 let family =
                     if domain == AddressFamily::INET { Family::Ipv4 } else { Family::Ipv6 };
@@ -264,11 +361,44 @@ impl Scanner {
     }
 }
 
-fn socket_id(pid: u32, entry: &fs::DirEntry) -> Option<SocketId> {
-    let fd = entry.file_name().to_str()?.parse().ok()?;
-    let target = fs::read_link(entry.path()).ok()?;
-    let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
-    Some(SocketId { pid, fd, inode })
+/// Looks at something of a process.
+fn seen<T>(path: &Path, look: impl FnOnce(&Path) -> io::Result<T>) -> Result<T, Unseen> {
+    look(path).map_err(|source| match of_proc(&source) {
+        Says::Gone => Unseen::Gone,
+        Says::Refused => Unseen::Hidden(source),
+        Says::Nothing => ScanError::Proc { path: path.to_owned(), source }.into(),
+    })
+}
+
+/// A name may have any bytes.
+fn text(path: &Path) -> Result<String, Unseen> {
+    let bytes = seen(path, |path| fs::read(path))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// None: it is no socket, or closed by now.
+fn socket_id(pid: u32, entry: &fs::DirEntry) -> Result<Option<SocketId>, Unseen> {
+    let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+        return Ok(None);
+    };
+    let target = match fs::read_link(entry.path()) {
+        // A path longer than a page is a file's.
+        Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => return Ok(None),
+        target => match seen(&entry.path(), |_| target) {
+            Err(Unseen::Gone) => return Ok(None),
+            target => target?,
+        },
+    };
+    let inode = |target: &str| target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
+    Ok(target.to_str().and_then(inode).map(|inode| SocketId { pid, fd, inode }))
+}
+
+/// See [`origin`].
+fn origin_of(directory: &Path) -> Result<(u32, u64), Unseen> {
+    let path = directory.join("stat");
+    let cut = || io::Error::from(io::ErrorKind::InvalidData);
+    let origin = origin(&text(&path)?);
+    origin.ok_or_else(|| ScanError::Proc { path, source: cut() }.into())
 }
 
 /// Those that are no copies. A daemon forks for every script that it runs: until the child executes

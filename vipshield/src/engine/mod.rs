@@ -30,6 +30,7 @@ mod routers;
 mod status;
 #[cfg(test)]
 mod tests;
+mod unseen;
 mod vips;
 mod warnings;
 mod watch;
@@ -69,6 +70,7 @@ use self::{
     names::Names,
     nic::{Nic, Overdue},
     routers::{Patience, Routers},
+    unseen::Unseen,
     watch::Watching,
 };
 
@@ -121,6 +123,8 @@ pub struct Engine {
     speaking: BTreeSet<SocketId>,
     /// What daemons know of names.
     names: Names,
+    /// None if the last look at the daemons did not fail.
+    unseen: Option<Unseen>,
     /// Netlink ports whose requests the guard passes, as last asked for.
     command_ports: Option<Vec<u32>>,
     watching: Watching,
@@ -167,6 +171,7 @@ impl Engine {
             placed: BTreeMap::new(),
             speaking: BTreeSet::new(),
             names: Names::default(),
+            unseen: None,
             command_ports: None,
             watching: Watching::default(),
             mentioned: BTreeSet::new(),

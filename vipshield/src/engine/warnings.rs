@@ -3,6 +3,7 @@
 use super::{
     Engine,
     failed::Failure,
+    unseen::Unseen,
     world::{Daemon, Filter},
 };
 
@@ -26,12 +27,13 @@ impl Engine {
             Some(nic) => format!("{nic}: {}", finding.text),
             None => finding.text,
         });
+        let unseen = self.unseen.iter().map(Unseen::warning);
         let failed = self.to_mend().map(Failure::warning);
         let conflicts = self.claims.of.iter().filter_map(|(ip, claimed)| {
             let mac = claimed.conflict?;
             Some(format!("{mac} answers for {ip}, which this node owns: two owners"))
         });
-        findings.chain(failed).chain(conflicts).collect()
+        findings.chain(unseen).chain(failed).chain(conflicts).collect()
     }
 
     fn findings(&self) -> Vec<Finding> {

@@ -17,6 +17,7 @@ mod properties;
 mod restarts;
 mod scenarios;
 mod two_nics;
+mod unseen;
 mod vips;
 mod warnings;
 mod watch;
