@@ -22,7 +22,7 @@ use self::look::Looks;
 use crate::{
     bpf::{self, BpfError, Programs, Pulse},
     causes::causes,
-    daemons::{self, BorrowError, ScanError, Scanner, SocketError},
+    daemons::{self, BorrowError, ScanError, Scanner, Scope, SocketError},
     engine::{Action, Config, Daemon, Engine, Event, Filter, Notice, SocketId, VrrpSocket, Weight},
     metrics::Scrapes,
     net::{
@@ -272,10 +272,13 @@ impl Driver {
                 if tasks::is_hint(&tasks) {
                     self.feed(Event::Hint).await?;
                 }
-                if tasks::is_turnover(&tasks, |pid| self.parts.scanner.knows(pid)) {
+                let kin = |pid| self.parts.scanner.kin(pid);
+                if let Some((scope, delays)) = tasks::looks(&tasks, kin) {
+                    self.looks.soon(scope, delays);
+                }
+                if tasks::is_turnover(&tasks, kin) {
                     self.feed(Event::Turnover).await?;
                 }
-                self.looks.soon(tasks::looks(&tasks));
             }
             Wake::Asked(request, back) => {
                 let answer = match request {
@@ -400,7 +403,7 @@ impl Driver {
                 replayed?;
             }
             Action::ShowAddress { ifindex, address } => replay.show(*ifindex, *address).await?,
-            Action::Rescan => self.looks.now(),
+            Action::Rescan => self.looks.soon(Scope::Known, &[Duration::ZERO]),
             Action::Tell { .. } | Action::Finish => {}
         }
         Ok(())

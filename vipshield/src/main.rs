@@ -19,7 +19,7 @@ use tokio::{
 use vipshield::{
     bpf::{self, Programs},
     cli::{Cleanup, Cli, Command, Metrics, Output, Query, Run},
-    daemons::{self, Scanner},
+    daemons::{self, Looked, Scanner, Scope},
     driver::{Driver, Parts, forward_ebpf_log},
     engine::{Config, Daemon, Event, Family, Filter, Link, Role, VrrpSocket},
     metrics,
@@ -220,7 +220,8 @@ async fn give_back_vips(vips: &Vips, found: &[Daemon], homes: &[(u32, u32)]) -> 
 async fn cleanup(options: Cleanup) -> Result<()> {
     let _only = claim()?;
     let mut scanner = Scanner::new(options.daemons)?;
-    let (found, _) = scanner.scan(&mut || bpf::other_guard_loaded(&[]))?;
+    let leftover = &mut || bpf::other_guard_loaded(&[]);
+    let Looked { daemons: found, .. } = scanner.scan(Scope::All, leftover)?;
     let (connection, handle, _) = rtnetlink::new_connection().context("an rtnetlink socket")?;
     tokio::spawn(connection);
     let mut cleaned = 0;

@@ -357,16 +357,18 @@ impl Programs {
 
     /// All counters, summed over the CPUs.
     pub fn counters(&self) -> Result<Vec<(Counter, u64)>, BpfError> {
-        Counter::ALL
-            .iter()
-            .map(|counter| {
-                let per_cpu = self
-                    .counters
-                    .get(&(*counter as u32), 0)
-                    .map_err(|source| BpfError::Map { map: maps::COUNTERS, source })?;
-                Ok((*counter, per_cpu.iter().sum()))
-            })
-            .collect()
+        Counter::ALL.iter().map(|counter| Ok((*counter, self.counter(*counter)?))).collect()
+    }
+
+    fn counter(&self, counter: Counter) -> Result<u64, BpfError> {
+        let per_cpu = self.counters.get(&(counter as u32), 0);
+        let per_cpu = per_cpu.map_err(|source| BpfError::Map { map: maps::COUNTERS, source })?;
+        Ok(per_cpu.iter().sum())
+    }
+
+    /// How many events of [`Self::tasks`] found no room.
+    pub fn task_events_lost(&self) -> Result<u64, BpfError> {
+        self.counter(Counter::TaskEventsLost)
     }
 
     /// The names under which daemons know their NICs, by interface index, as far as the guard of a

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use nix::net::if_::{Interface, if_nameindex};
 
-use super::{borrow::borrow, errno::Says, scan::ScanError, socket::is_member};
+use super::{borrow::borrow, errno::Says, proc::ScanError, socket::is_member};
 use crate::engine::{Link, VrrpSocket};
 
 /// How often a socket is asked that has not told yet: a daemon joins some moments after it has opened

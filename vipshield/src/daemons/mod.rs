@@ -7,6 +7,7 @@
 mod borrow;
 mod errno;
 mod home;
+mod proc;
 mod scan;
 mod socket;
 mod sockopt;
@@ -14,7 +15,8 @@ mod sockopt;
 pub use self::{
     borrow::{BorrowError, borrow},
     home::{home, stays},
-    scan::{ScanError, Scanner},
+    proc::ScanError,
+    scan::{Kin, Looked, Scanner, Scope},
     socket::{
         AttachedFilter, SocketError, attached_filter, cookie, detach_filter, is_member, port,
         rebind, resync_link, speak_from_anywhere,

@@ -16,12 +16,12 @@ use rustix::{
         sockopt::{socket_domain, socket_protocol, socket_type},
     },
 };
-use thiserror::Error;
 
 use super::{
-    borrow::{BorrowError, borrow},
-    errno::{NEEDS_PTRACE, Says, is_passing, of_proc, way_out},
+    borrow::borrow,
+    errno::{NEEDS_PTRACE, Says, is_passing, of_proc},
     home::Homes,
+    proc::{ScanError, Unseen, is_first_pid_namespace, origin, processes, seen, socket_id, text},
     socket::{AttachedFilter, SocketError, attached_filter, bound, cookie, has_groups, port},
 };
 use crate::engine::{
@@ -34,57 +34,46 @@ const IPPROTO_VRRP: u32 = 112;
 /// What `/proc/PID/comm` shows of a name.
 const COMM_LENGTH: usize = 15;
 
-/// The daemons could not be looked at. Nothing follows from that of those that were known.
-#[derive(Debug, Error)]
-pub enum ScanError {
-    /// Something in /proc could not be read.
-    #[error("reading {}: {source}{}", path.display(), way_out(source))]
-    Proc {
-        /// What.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A socket could not be had, and may be there all the same.
-    #[error(transparent)]
-    Borrow(#[from] BorrowError),
-    /// A socket could not be asked.
-    #[error("{id}: {source}{}", way_out(&source.source))]
-    Socket {
-        /// Which.
-        id: SocketId,
-        /// What, and why.
-        source: SocketError,
-    },
-    /// The interfaces could not be listed.
-    #[error("listing interfaces: {source}{}", way_out(source))]
-    Interfaces {
-        /// Why.
-        source: io::Error,
-    },
-}
-
-/// Why nothing is seen of a process.
-enum Unseen {
-    /// It is gone.
-    Gone,
-    /// It may not be looked at.
-    Hidden(io::Error),
-    /// It may be a daemon.
-    Failed(ScanError),
-}
-
-impl From<ScanError> for Unseen {
-    fn from(error: ScanError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-/// A process that may be a daemon.
+/// A process with a daemon's executable.
 struct Found {
     /// Its parent's process id.
     parent: u32,
     daemon: Daemon,
+    /// The parent of keepalived's processes is none.
+    is_daemon: bool,
+}
+
+/// Where to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// At the processes with a daemon's executable that the last walk found: what became of them.
+    Known,
+    /// At every process.
+    All,
+}
+
+/// What a look found.
+#[derive(Debug)]
+pub struct Looked {
+    /// All guarded daemons as they are now.
+    pub daemons: Vec<Daemon>,
+    /// Cookies of sockets that carried the guard and are gone.
+    pub gone: Vec<u64>,
+    /// A daemon of the look before is not there any more.
+    pub died: bool,
+}
+
+/// What a process is that a tracepoint named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kin {
+    /// A daemon that was found.
+    Daemon,
+    /// None that was found: perhaps one is to come of it.
+    Other,
+    /// One of another network namespace.
+    Stranger,
+    /// The kernel's number for it is another one here.
+    Untold,
 }
 
 /// See the [module](self).
@@ -95,6 +84,10 @@ pub struct Scanner {
     guarded: BTreeMap<u64, u64>,
     /// Daemons found before: process id and start time.
     known: BTreeSet<(u32, u64)>,
+    /// Processes with a daemon's executable.
+    family: BTreeSet<u32>,
+    /// The kernel's numbers of processes, which tracepoints tell, are those of /proc.
+    is_numbered_alike: bool,
     homes: Homes,
 }
 
@@ -109,6 +102,8 @@ impl Scanner {
             namespace,
             guarded: BTreeMap::new(),
             known: BTreeSet::new(),
+            family: BTreeSet::new(),
+            is_numbered_alike: is_first_pid_namespace(),
             homes: Homes::default(),
         })
     }
@@ -119,10 +114,19 @@ impl Scanner {
         self.namespace
     }
 
-    /// Whether the last scan found a daemon of this process id.
+    /// What a process is of which a tracepoint told this number.
     #[must_use]
-    pub fn knows(&self, pid: u32) -> bool {
-        self.known.range((pid, 0)..=(pid, u64::MAX)).next().is_some()
+    pub fn kin(&self, pid: u32) -> Kin {
+        if !self.is_numbered_alike {
+            return Kin::Untold;
+        }
+        if self.known.range((pid, 0)..=(pid, u64::MAX)).next().is_some() {
+            return Kin::Daemon;
+        }
+        match fs::metadata(format!("/proc/{pid}/ns/net")) {
+            Ok(namespace) if namespace.ino() != self.namespace => Kin::Stranger,
+            Ok(_) | Err(_) => Kin::Other,
+        }
     }
 
     /// Remembers that a socket carries this vipshield's guard.
@@ -157,43 +161,68 @@ impl Scanner {
         self.names.iter().find(|wanted| *wanted == name)
     }
 
-    /// All guarded daemons as they are now. `leftover` tells whether the guard of a vipshield
-    /// that is gone may still be on a socket. The second value: cookies of guarded sockets that
-    /// are gone.
+    /// Looks for guarded daemons. `leftover` tells whether the guard of a vipshield that is gone may
+    /// still be on a socket.
     pub fn scan(
         &mut self,
+        scope: Scope,
         leftover: &mut dyn FnMut() -> bool,
-    ) -> Result<(Vec<Daemon>, Vec<u64>), ScanError> {
-        let proc = Path::new("/proc");
-        let failed = |source| ScanError::Proc { path: proc.to_owned(), source };
-        let mut found = Vec::new();
-        for entry in fs::read_dir(proc).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            found.extend(self.look_at(pid, &entry.path(), leftover)?);
+    ) -> Result<Looked, ScanError> {
+        let mut found = self.look(scope, leftover)?;
+        let mut died = self.has_died(&found);
+        if died && scope == Scope::Known {
+            // Another one may have taken its place.
+            found = self.look(Scope::All, leftover)?;
+            died = self.has_died(&found);
         }
+        let family = found.iter().map(|one| one.daemon.pid).collect();
+        found.retain(|one| one.is_daemon);
         let mut daemons = originals(found);
         self.homes.find(daemons.iter_mut().map(|daemon| daemon.vrrp.as_mut_slice()))?;
+        self.family = family;
         self.known = daemons.iter().map(|daemon| (daemon.pid, daemon.start_time)).collect();
         let monitors = daemons.iter().flat_map(|daemon| &daemon.monitors).map(|m| m.id.inode);
         let commands = daemons.iter().flat_map(|daemon| &daemon.commands).map(|c| c.id.inode);
         let seen: BTreeSet<u64> = monitors.chain(commands).collect();
         let gone = self.guarded.extract_if(.., |inode, _| !seen.contains(inode));
         let gone = gone.map(|(_, cookie)| cookie).collect();
-        Ok((daemons, gone))
+        Ok(Looked { daemons, gone, died })
+    }
+
+    fn look(
+        &self,
+        scope: Scope,
+        leftover: &mut dyn FnMut() -> bool,
+    ) -> Result<Vec<Found>, ScanError> {
+        let pids = match scope {
+            Scope::Known => self.family.iter().copied().collect(),
+            Scope::All => processes()?,
+        };
+        let mut found = Vec::new();
+        for pid in pids {
+            found.extend(self.look_at(pid, leftover)?);
+        }
+        Ok(found)
+    }
+
+    fn has_died(&self, found: &[Found]) -> bool {
+        let is_there = |(pid, start_time): &(u32, u64)| {
+            found
+                .iter()
+                .any(|Found { daemon, .. }| (daemon.pid, daemon.start_time) == (*pid, *start_time))
+        };
+        !self.known.iter().all(is_there)
     }
 
     /// A process that dies while it is looked at is no daemon.
     fn look_at(
         &self,
         pid: u32,
-        directory: &Path,
         leftover: &mut dyn FnMut() -> bool,
     ) -> Result<Option<Found>, ScanError> {
-        let seen = match self.examine(pid, directory, leftover) {
-            Err(Unseen::Hidden(error)) => self.hidden(pid, directory, &error),
+        let directory = PathBuf::from(format!("/proc/{pid}"));
+        let seen = match self.examine(pid, &directory, leftover) {
+            Err(Unseen::Hidden(error)) => self.hidden(pid, &directory, &error),
             seen => seen,
         };
         match seen {
@@ -215,7 +244,7 @@ impl Scanner {
         if seen(&directory.join("ns/net"), |path| fs::metadata(path))?.ino() != self.namespace {
             return Ok(None);
         }
-        let (parent, start_time) = origin_of(directory)?;
+        let (parent, start_time) = origin(directory)?;
         let mut daemon = Daemon {
             trouble: None,
             pid,
@@ -234,21 +263,17 @@ impl Scanner {
         }
         // The parent of keepalived's processes has neither kind. A daemon has none for a moment
         // when it reloads, and is alive all the same.
-        let known = self.known.contains(&(pid, daemon.start_time));
-        if daemon.monitors.is_empty()
-            && daemon.vrrp.is_empty()
-            && daemon.trouble.is_none()
-            && !known
-        {
-            return Ok(None);
-        }
+        let is_daemon = !daemon.monitors.is_empty()
+            || !daemon.vrrp.is_empty()
+            || daemon.trouble.is_some()
+            || self.known.contains(&(pid, daemon.start_time));
         if !daemon.vrrp.is_empty() {
             daemon.role = Role::Vrrp;
         }
         daemon.commands.sort_unstable_by_key(|command| command.id);
         daemon.monitors.sort_unstable_by_key(|monitor| monitor.id);
         daemon.vrrp.sort_unstable_by_key(|socket| socket.id);
-        Ok(Some(Found { parent, daemon }))
+        Ok(Some(Found { parent, daemon, is_daemon }))
     }
 
     /// A process that may not be looked at: its command name and start time are all there is to
@@ -267,7 +292,7 @@ impl Scanner {
         }) else {
             return Ok(None);
         };
-        let (parent, start_time) = origin_of(directory)?;
+        let (parent, start_time) = origin(directory)?;
         let daemon = Daemon {
             pid,
             start_time,
@@ -278,7 +303,7 @@ impl Scanner {
             vrrp: Vec::new(),
             trouble: Some(format!("looking at the process: {error}{NEEDS_PTRACE}")),
         };
-        Ok(Some(Found { parent, daemon }))
+        Ok(Some(Found { parent, daemon, is_daemon: true }))
     }
 
     fn look_at_socket(
@@ -361,46 +386,6 @@ impl Scanner {
     }
 }
 
-/// Looks at something of a process.
-fn seen<T>(path: &Path, look: impl FnOnce(&Path) -> io::Result<T>) -> Result<T, Unseen> {
-    look(path).map_err(|source| match of_proc(&source) {
-        Says::Gone => Unseen::Gone,
-        Says::Refused => Unseen::Hidden(source),
-        Says::Nothing => ScanError::Proc { path: path.to_owned(), source }.into(),
-    })
-}
-
-/// A name may have any bytes.
-fn text(path: &Path) -> Result<String, Unseen> {
-    let bytes = seen(path, |path| fs::read(path))?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// None: it is no socket, or closed by now.
-fn socket_id(pid: u32, entry: &fs::DirEntry) -> Result<Option<SocketId>, Unseen> {
-    let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-        return Ok(None);
-    };
-    let target = match fs::read_link(entry.path()) {
-        // A path longer than a page is a file's.
-        Err(error) if error.raw_os_error() == Some(libc::ENAMETOOLONG) => return Ok(None),
-        target => match seen(&entry.path(), |_| target) {
-            Err(Unseen::Gone) => return Ok(None),
-            target => target?,
-        },
-    };
-    let inode = |target: &str| target.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok();
-    Ok(target.to_str().and_then(inode).map(|inode| SocketId { pid, fd, inode }))
-}
-
-/// See [`origin`].
-fn origin_of(directory: &Path) -> Result<(u32, u64), Unseen> {
-    let path = directory.join("stat");
-    let cut = || io::Error::from(io::ErrorKind::InvalidData);
-    let origin = origin(&text(&path)?);
-    origin.ok_or_else(|| ScanError::Proc { path, source: cut() }.into())
-}
-
 /// Those that are no copies. A daemon forks for every script that it runs: until the child executes
 /// something else, and with `system(3)` for as long as the script runs, it is the same executable with
 /// the same sockets.
@@ -427,28 +412,9 @@ fn inodes(daemon: &Daemon) -> BTreeSet<u64> {
     monitors.chain(commands).chain(vrrp).map(|id| id.inode).collect()
 }
 
-/// The parent's process id and the start time: fields 4 and 22 of `/proc/PID/stat`. The second, a name
-/// in parentheses, may hold anything.
-fn origin(stat: &str) -> Option<(u32, u64)> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace();
-    let parent = fields.nth(1)?.parse().ok()?;
-    Some((parent, fields.nth(17)?.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parent_and_start_time_are_found_behind_any_name() {
-        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
-        assert_eq!(origin(&format!("12 (keepalived) {rest}")), Some((1, 4711)));
-        assert_eq!(origin(&format!("12 (a) b) (c) {rest}")), Some((1, 4711)));
-        assert_eq!(origin("12 (cut"), None);
-        assert_eq!(origin("12 (cut) S 1"), None);
-        assert_eq!(origin(""), None);
-    }
 
     /// A process with a monitor socket, a command socket and a VRRP socket of these inodes.
     fn process(pid: u32, parent: u32, start_time: u64, inodes: [Option<u64>; 3]) -> Found {
@@ -469,7 +435,7 @@ mod tests {
                 .collect(),
             trouble: None,
         };
-        Found { parent, daemon }
+        Found { parent, daemon, is_daemon: true }
     }
 
     fn left(found: Vec<Found>) -> Vec<u32> {

@@ -25,7 +25,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use nix::unistd::Uid;
 use vipshield::{
     bpf::{self, Programs},
-    daemons::{self, AttachedFilter, Scanner, attached_filter, detach_filter},
+    daemons::{self, AttachedFilter, Looked, Scanner, Scope, attached_filter, detach_filter},
     engine::{About, Address, Filter, SocketId},
     net::{ANCHOR, Carrier, OWN, STAND_IN},
 };
@@ -587,7 +587,7 @@ fn daemon_is_found() -> Result<(), Failed> {
     let mut programs = Programs::load(&[])?;
     let mut scanner = Scanner::new(vec![stand_in.name.clone()])?;
     let filters = |scanner: &mut Scanner, leftover: bool| {
-        let (daemons, _) = scanner.scan(&mut || leftover)?;
+        let Looked { daemons, .. } = scanner.scan(Scope::All, &mut || leftover)?;
         let daemon = daemons.into_iter().next().ok_or("the daemon is not found")?;
         check(daemon.pid == stand_in.pid(), "by its process")?;
         check(daemon.commands.len() == 1, "with its command socket")?;
@@ -622,7 +622,7 @@ fn daemon_is_found() -> Result<(), Failed> {
     check(daemons::borrow(elsewhere).is_err(), "another inode is another socket")?;
     drop(stand_in);
     check(daemons::borrow(socket).is_err(), "a process that is gone")?;
-    let (daemons, gone) = scanner.scan(&mut || false)?;
+    let Looked { daemons, gone, .. } = scanner.scan(Scope::Known, &mut || false)?;
     check(daemons.is_empty() && gone == [cookie], "its guarded socket is reported as gone")
 }
 
