@@ -6,7 +6,9 @@
 mod look;
 mod tasks;
 
-use std::{collections::VecDeque, future::pending, io, net::IpAddr, time::Duration};
+use std::{
+    collections::VecDeque, future::pending, io, net::IpAddr, os::fd::OwnedFd, time::Duration,
+};
 
 use log::{Level, debug, log, warn};
 use nix::time::{ClockId, clock_gettime};
@@ -54,6 +56,9 @@ pub enum DriverError {
     /// Looking for daemons.
     #[error(transparent)]
     Scan(#[from] ScanError),
+    /// What a vipshield that died has left could not be read.
+    #[error("looking for guards that were left behind: {0}")]
+    Inherit(#[source] io::Error),
     /// Waiting for signals.
     #[error("waiting for signals: {0}")]
     Signal(#[source] io::Error),
@@ -179,6 +184,7 @@ impl Driver {
         let snapshot = self.parts.monitor.snapshot(Vec::new()).await?;
         let daemons = self.look()?;
         let names = self.parts.programs.inherited_names(&cookies(&daemons));
+        let names = names.map_err(DriverError::Inherit)?;
         self.feed(Event::Inherited { names }).await?;
         self.feed(snapshot).await?;
         self.feed(Event::Daemons { daemons }).await?;
@@ -346,11 +352,7 @@ impl Driver {
             Action::ClearPolicy { ifindex, name } => programs.clear_policy(*ifindex, name)?,
             Action::SetCommandPorts { ports } => programs.set_command_ports(ports)?,
             Action::Guard { socket } => guard(programs, scanner, *socket, replay.port)?,
-            Action::Listen { socket } => {
-                let duplicate = daemons::borrow(*socket)?;
-                programs.listen(&duplicate)?;
-                scanner.remember(*socket, daemons::cookie(&duplicate)?);
-            }
+            Action::Listen { socket } => listen(programs, scanner, *socket, replay.port)?,
             Action::RemoveVip { ifindex, address } => vips.remove(*ifindex, *address).await?,
             Action::MoveVip { address, from, to } => vips.relocate(*address, *from, *to).await?,
             Action::Announce { ifindex, address, mac } => {
@@ -474,15 +476,32 @@ impl Driver {
 fn guard(
     programs: &mut Programs,
     scanner: &mut Scanner,
-    socket: SocketId,
+    id: SocketId,
     replay_port: u32,
 ) -> Result<(), ActionError> {
-    let duplicate = daemons::borrow(socket)?;
-    let cookie = daemons::cookie(&duplicate)?;
-    let port = daemons::port(&duplicate)?;
-    programs.guard(&duplicate, cookie, GuardedSocket { port, replay_port })?;
-    scanner.remember(socket, cookie);
+    let (socket, cookie, entry) = to_attach(id, replay_port)?;
+    programs.guard(&socket, cookie, entry)?;
+    scanner.remember(id, cookie);
     Ok(())
+}
+
+fn listen(
+    programs: &mut Programs,
+    scanner: &mut Scanner,
+    id: SocketId,
+    replay_port: u32,
+) -> Result<(), ActionError> {
+    let (socket, cookie, entry) = to_attach(id, replay_port)?;
+    programs.listen(&socket, cookie, entry)?;
+    scanner.remember(id, cookie);
+    Ok(())
+}
+
+/// A duplicate of the socket, its cookie, and what the guard has to know of it.
+fn to_attach(id: SocketId, replay_port: u32) -> Result<(OwnedFd, u64, GuardedSocket), ActionError> {
+    let socket = daemons::borrow(id)?;
+    let (cookie, port) = (daemons::cookie(&socket)?, daemons::port(&socket)?);
+    Ok((socket, cookie, GuardedSocket { port, replay_port }))
 }
 
 /// The cookies of the sockets that carry the guard of a vipshield that is gone.

@@ -220,8 +220,9 @@ async fn give_back_vips(vips: &Vips, found: &[Daemon], homes: &[(u32, u32)]) -> 
 async fn cleanup(options: Cleanup) -> Result<()> {
     let _only = claim()?;
     let mut scanner = Scanner::new(options.daemons)?;
-    let leftover = &mut || bpf::other_guard_loaded(&[]);
-    let Looked { daemons: found, .. } = scanner.scan(Scope::All, leftover)?;
+    let left = bpf::left_sockets(&[]).context("looking for guards that were left behind")?;
+    let Looked { daemons: found, .. } =
+        scanner.scan(Scope::All, &mut |cookie| Ok(left.contains(&cookie)))?;
     let (connection, handle, _) = rtnetlink::new_connection().context("an rtnetlink socket")?;
     tokio::spawn(connection);
     let mut cleaned = 0;

@@ -10,10 +10,9 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{ProgramError, RawTracePoint, SocketFilter, loaded_programs},
+    programs::{ProgramError, RawTracePoint, SocketFilter},
     util::nr_cpus,
 };
-use log::warn;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use vipshield_common::{
@@ -119,6 +118,9 @@ pub struct Programs {
     ebpf: Ebpf,
     /// Ids of the socket filters.
     filters: Vec<u32>,
+    /// Cookies of sockets that vipshields that are gone, and those of other network namespaces, have put
+    /// their filters on.
+    left: BTreeSet<u64>,
     /// None once it is [kept](Self::keep_heartbeat).
     heartbeat: Option<Heartbeat>,
     nics: HashMap<MapData, u32, NicPolicy>,
@@ -196,6 +198,7 @@ impl Programs {
             tasks: Ring::new(take(&mut ebpf, maps::TASKS)?)?,
             frames: Ring::new(take(&mut ebpf, maps::FRAMES)?)?,
             filters,
+            left: BTreeSet::new(),
             classifiers,
             shunts,
             watches,
@@ -281,11 +284,24 @@ impl Programs {
         cookie: u64,
         entry: GuardedSocket,
     ) -> Result<(), BpfError> {
+        self.attach(programs::NETLINK_GUARD, socket, cookie, entry)
+    }
+
+    /// The next vipshield knows by the entry whose filter it is: it has to be there first.
+    fn attach(
+        &mut self,
+        filter: &'static str,
+        socket: impl AsFd,
+        cookie: u64,
+        entry: GuardedSocket,
+    ) -> Result<(), BpfError> {
         self.sockets
             .insert(cookie, entry, 0)
             .map_err(|source| BpfError::Map { map: maps::SOCKETS, source })?;
-        let attached = attach_filter(&mut self.ebpf, programs::NETLINK_GUARD, socket);
-        if attached.is_err() {
+        let attached = attach_filter(&mut self.ebpf, filter, socket);
+        if attached.is_ok() {
+            self.left.remove(&cookie);
+        } else {
             self.forget_socket(cookie)?;
         }
         attached
@@ -339,8 +355,13 @@ impl Programs {
 
     /// Has what the kernel refuses on a command socket reported, in place of any filter that is
     /// there.
-    pub fn listen(&mut self, socket: impl AsFd) -> Result<(), BpfError> {
-        attach_filter(&mut self.ebpf, programs::NETLINK_INTENT, socket)
+    pub fn listen(
+        &mut self,
+        socket: impl AsFd,
+        cookie: u64,
+        entry: GuardedSocket,
+    ) -> Result<(), BpfError> {
+        self.attach(programs::NETLINK_INTENT, socket, cookie, entry)
     }
 
     /// Takes the filter off a socket, whichever it is.
@@ -373,32 +394,26 @@ impl Programs {
 
     /// The names under which daemons know their NICs, by interface index, as far as the guard of a
     /// vipshield tells that died and left it on sockets with these cookies.
-    #[must_use]
-    pub fn inherited_names(&self, cookies: &[u64]) -> BTreeMap<u32, String> {
-        inherit::names(&self.filters, cookies)
+    pub fn inherited_names(&self, cookies: &[u64]) -> io::Result<BTreeMap<u32, String>> {
+        let mut left = inherit::left(&self.filters)?;
+        left.retain(|left| cookies.iter().any(|cookie| left.sockets.contains(cookie)));
+        Ok(left.into_iter().flat_map(|left| left.names).collect())
     }
 
-    /// Whether a guard of another vipshield is loaded: one that died and left it on a socket.
-    #[must_use]
-    pub fn is_other_guard_loaded(&self) -> bool {
-        other_guard_loaded(&self.filters)
+    /// Whether a vipshield that is gone has put its filter on the socket with this cookie.
+    pub fn is_left(&mut self, cookie: u64) -> io::Result<bool> {
+        // Its maps end with the first socket that gets another guard.
+        if !self.left.contains(&cookie) {
+            self.left.extend(left_sockets(&self.filters)?);
+        }
+        Ok(self.left.contains(&cookie))
     }
 }
 
-/// Whether a program with the name of one of vipshield's filters is loaded, but for those with
-/// the ids in `own`.
-#[must_use]
-pub fn other_guard_loaded(own: &[u32]) -> bool {
-    loaded_programs().any(|program| match program {
-        Ok(program) => {
-            program.name_as_str().is_some_and(|name| FILTERS.contains(&name))
-                && !own.contains(&program.id())
-        }
-        Err(error) => {
-            warn!("an eBPF program could not be looked at: {error}");
-            false
-        }
-    })
+/// The cookies of all sockets that carry a filter of some vipshield, but for that whose socket filters
+/// have the ids in `own`. None without `CAP_SYS_ADMIN`.
+pub fn left_sockets(own: &[u32]) -> io::Result<BTreeSet<u64>> {
+    Ok(inherit::left(own)?.into_iter().flat_map(|left| left.sockets).collect())
 }
 
 /// An address as the kernel's map keys have it.

@@ -55,23 +55,6 @@ pub(super) fn of_descriptor(error: Errno) -> Says {
     }
 }
 
-/// Whether the system only lacks something for the moment. Asked of a socket that is there already:
-/// any other refusal stays as it is.
-pub(super) fn is_passing(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(
-            libc::EMFILE
-                | libc::ENFILE
-                | libc::ENOMEM
-                | libc::ENOBUFS
-                | libc::EINTR
-                | libc::EAGAIN
-                | libc::EIO
-        )
-    )
-}
-
 /// What an operator can do about it, in parentheses.
 pub(super) fn way_out(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
@@ -87,28 +70,16 @@ pub(super) fn way_out(error: &io::Error) -> &'static str {
 mod tests {
     use super::*;
 
-    /// What the machine may lack, or a call may meet, whatever the process does.
-    const PASSING: [i32; 7] = [
-        libc::EMFILE,
-        libc::ENFILE,
-        libc::ENOMEM,
-        libc::ENOBUFS,
-        libc::EINTR,
-        libc::EAGAIN,
-        libc::EIO,
-    ];
-
     fn proc(errno: i32) -> Says {
         of_proc(&io::Error::from_raw_os_error(errno))
     }
 
     #[test]
     fn what_the_machine_lacks_says_nothing_of_a_process() {
-        for errno in PASSING {
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINTR, libc::EIO] {
             assert_eq!(proc(errno), Says::Nothing, "{errno}");
             assert_eq!(of_pidfd(Errno::from_raw_os_error(errno)), Says::Nothing, "{errno}");
             assert_eq!(of_descriptor(Errno::from_raw_os_error(errno)), Says::Nothing, "{errno}");
-            assert!(is_passing(&io::Error::from_raw_os_error(errno)), "{errno}");
         }
         assert_eq!(of_proc(&io::Error::other("no errno")), Says::Nothing);
     }
@@ -117,7 +88,6 @@ mod tests {
     fn only_what_the_kernel_says_of_one_that_ends_is_its_end() {
         for errno in [libc::ENOENT, libc::ESRCH] {
             assert_eq!(proc(errno), Says::Gone, "{errno}");
-            assert!(!is_passing(&io::Error::from_raw_os_error(errno)), "{errno}");
         }
         assert_eq!([of_pidfd(Errno::SRCH), of_pidfd(Errno::INVAL)], [Says::Gone; 2]);
         assert_eq!([of_descriptor(Errno::SRCH), of_descriptor(Errno::BADF)], [Says::Gone; 2]);

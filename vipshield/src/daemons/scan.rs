@@ -19,13 +19,14 @@ use rustix::{
 
 use super::{
     borrow::borrow,
-    errno::{NEEDS_PTRACE, Says, is_passing, of_proc},
+    errno::{NEEDS_PTRACE, Says, of_proc},
     home::Homes,
     proc::{ScanError, Unseen, is_first_pid_namespace, origin, processes, seen, socket_id, text},
     socket::{AttachedFilter, SocketError, attached_filter, bound, cookie, has_groups, port},
 };
-use crate::engine::{
-    CommandSocket, Daemon, Family, Filter, MonitorSocket, Role, SocketId, VrrpSocket,
+use crate::{
+    causes::passing,
+    engine::{CommandSocket, Daemon, Family, Filter, MonitorSocket, Role, SocketId, VrrpSocket},
 };
 
 /// VRRP's protocol number (RFC 9568, section 5.1.1.4).
@@ -161,12 +162,12 @@ impl Scanner {
         self.names.iter().find(|wanted| *wanted == name)
     }
 
-    /// Looks for guarded daemons. `leftover` tells whether the guard of a vipshield that is gone may
-    /// still be on a socket.
+    /// Looks for guarded daemons. `leftover` tells whether the filter on a socket with this cookie was
+    /// put there by a vipshield that is gone.
     pub fn scan(
         &mut self,
         scope: Scope,
-        leftover: &mut dyn FnMut() -> bool,
+        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
     ) -> Result<Looked, ScanError> {
         let mut found = self.look(scope, leftover)?;
         let mut died = self.has_died(&found);
@@ -192,7 +193,7 @@ impl Scanner {
     fn look(
         &self,
         scope: Scope,
-        leftover: &mut dyn FnMut() -> bool,
+        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
     ) -> Result<Vec<Found>, ScanError> {
         let pids = match scope {
             Scope::Known => self.family.iter().copied().collect(),
@@ -218,7 +219,7 @@ impl Scanner {
     fn look_at(
         &self,
         pid: u32,
-        leftover: &mut dyn FnMut() -> bool,
+        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
     ) -> Result<Option<Found>, ScanError> {
         let directory = PathBuf::from(format!("/proc/{pid}"));
         let seen = match self.examine(pid, &directory, leftover) {
@@ -237,7 +238,7 @@ impl Scanner {
         &self,
         pid: u32,
         directory: &Path,
-        leftover: &mut dyn FnMut() -> bool,
+        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
     ) -> Result<Option<Found>, Unseen> {
         let executable = seen(&directory.join("exe"), |path| fs::read_link(path))?;
         let Some(name) = self.name_of(&executable) else { return Ok(None) };
@@ -310,7 +311,7 @@ impl Scanner {
         &self,
         id: SocketId,
         daemon: &mut Daemon,
-        leftover: &mut dyn FnMut() -> bool,
+        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
     ) -> Result<(), Unseen> {
         let socket = match borrow(id) {
             Ok(socket) => socket,
@@ -330,7 +331,7 @@ impl Scanner {
             }
         };
         match self.classify(id, &socket, daemon, leftover) {
-            Err(source) if is_passing(&source.source) => {
+            Err(source) if passing(&source).is_some() => {
                 Err(ScanError::Socket { id, source }.into())
             }
             Err(error) => {
@@ -346,7 +347,7 @@ impl Scanner {
         id: SocketId,
         socket: &OwnedFd,
         daemon: &mut Daemon,
-        leftover: &mut dyn FnMut() -> bool,
+        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
     ) -> Result<(), SocketError> {
         let failed =
             |operation| move |errno: Errno| SocketError { operation, source: errno.into() };
@@ -357,13 +358,19 @@ impl Scanner {
             AddressFamily::NETLINK if protocol == 0 => {
                 let filter = match attached_filter(socket)? {
                     AttachedFilter::None => Filter::None,
-                    AttachedFilter::Ebpf
-                        if self.guarded.get(&id.inode) == Some(&cookie(socket)?) =>
-                    {
-                        Filter::Guard
+                    AttachedFilter::Classic => Filter::Foreign,
+                    AttachedFilter::Ebpf => {
+                        let cookie = cookie(socket)?;
+                        let failed =
+                            |source| SocketError { operation: "recognising its filter", source };
+                        if self.guarded.get(&id.inode) == Some(&cookie) {
+                            Filter::Guard
+                        } else if leftover(cookie).map_err(failed)? {
+                            Filter::Stale
+                        } else {
+                            Filter::Foreign
+                        }
                     }
-                    AttachedFilter::Ebpf if leftover() => Filter::Stale,
-                    AttachedFilter::Classic | AttachedFilter::Ebpf => Filter::Foreign,
                 };
                 if has_groups(socket)? {
                     daemon.monitors.push(MonitorSocket { id, filter });

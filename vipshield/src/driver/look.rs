@@ -5,7 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    Driver, DriverError, clock,
+    Driver, DriverError, Parts, clock,
     tasks::{self, AFTER_BIRTH},
 };
 use crate::{
@@ -102,12 +102,10 @@ impl Driver {
     /// Looks for daemons, and says when to look next.
     pub(super) fn look(&mut self) -> Result<Vec<Daemon>, DriverError> {
         let begun = clock();
-        let programs = &self.parts.programs;
+        let Parts { programs, scanner, .. } = &mut self.parts;
         let lost = programs.task_events_lost()?;
         let scope = self.looks.scope(begun, lost);
-        let mut known = None;
-        let mut leftover = || *known.get_or_insert_with(|| programs.is_other_guard_loaded());
-        let looked = self.parts.scanner.scan(scope, &mut leftover);
+        let looked = scanner.scan(scope, &mut |cookie| programs.is_left(cookie));
         self.looks.over(begun, scope, lost, looked.is_err());
         let Looked { daemons, gone, died } = looked?;
         if died {
