@@ -3,12 +3,12 @@
 //! It hands events to the engine and carries out its actions, one after the other, in one thread.
 //! Nothing it does waits for anything but the kernel's answer to a request.
 
+mod answers;
+mod attach;
 mod look;
 mod tasks;
 
-use std::{
-    collections::VecDeque, future::pending, io, net::IpAddr, os::fd::OwnedFd, time::Duration,
-};
+use std::{collections::VecDeque, future::pending, io, net::IpAddr, time::Duration};
 
 use log::{Level, debug, log, warn};
 use nix::time::{ClockId, clock_gettime};
@@ -18,20 +18,23 @@ use tokio::{
     sync::oneshot,
     time::{Instant, MissedTickBehavior, error::Elapsed, interval, sleep_until, timeout},
 };
-use vipshield_common::{guard::GuardedSocket, tasks::TaskEvent};
+use vipshield_common::tasks::TaskEvent;
 
-use self::look::Looks;
+use self::{
+    attach::{cookies, guard, listen},
+    look::Looks,
+};
 use crate::{
     bpf::{self, BpfError, Programs, Pulse},
     causes::causes,
     daemons::{self, BorrowError, ScanError, Scanner, Scope, SocketError},
-    engine::{Action, Config, Daemon, Engine, Event, Filter, Notice, SocketId, VrrpSocket, Weight},
+    engine::{Action, Config, Engine, Event, Notice, VrrpSocket, Weight},
     metrics::Scrapes,
     net::{
         AnnounceError, Announcer, Carrier, CarryError, ClsactError, GroupError, Groups, Monitor,
         MonitorError, Replay, ReplayError, VipError, Vips,
     },
-    status::{Answer, PastEvent, Request, Server, Status},
+    status::{Answer, Request, Server, Status},
     watch::watch,
 };
 
@@ -424,92 +427,6 @@ impl Driver {
         self.recent.push_back((monotonic()?, notice));
         Ok(())
     }
-
-    fn status(&self) -> Result<Status, DriverError> {
-        let now = monotonic()?;
-        let engine = self.engine.status(now);
-        let mut counters: std::collections::BTreeMap<String, u64> = self
-            .parts
-            .programs
-            .counters()?
-            .into_iter()
-            .map(|(counter, value)| (counter.name().to_owned(), value))
-            .collect();
-        let withheld =
-            counters.iter().filter(|(name, _)| name.starts_with("guard_withheld_")).map(|(_, n)| n);
-        let withheld = withheld.sum();
-        counters.insert("withheld".to_owned(), withheld);
-        counters.insert("released".to_owned(), engine.released);
-        counters.insert("rebound".to_owned(), engine.rebound);
-        counters.insert("announced".to_owned(), engine.announced);
-        counters.insert("failed_actions".to_owned(), engine.failed);
-        counters.extend(engine.heard);
-        Ok(Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            network_namespace: self.parts.scanner.namespace(),
-            uptime_ms: millis(now.saturating_sub(self.started)),
-            ready: engine.ready,
-            nics: engine.nics,
-            missing: engine.missing,
-            warnings: engine.warnings,
-            daemons: engine.daemons,
-            routers: engine.routers,
-            claims: engine.claims,
-            counters,
-        })
-    }
-
-    fn events(&self) -> Result<Vec<PastEvent>, DriverError> {
-        let now = monotonic()?;
-        Ok(self
-            .recent
-            .iter()
-            .map(|(at, notice)| PastEvent {
-                ago_ms: millis(now.saturating_sub(*at)),
-                notice: notice.clone(),
-            })
-            .collect())
-    }
-}
-
-fn guard(
-    programs: &mut Programs,
-    scanner: &mut Scanner,
-    id: SocketId,
-    replay_port: u32,
-) -> Result<(), ActionError> {
-    let (socket, cookie, entry) = to_attach(id, replay_port)?;
-    programs.guard(&socket, cookie, entry)?;
-    scanner.remember(id, cookie);
-    Ok(())
-}
-
-fn listen(
-    programs: &mut Programs,
-    scanner: &mut Scanner,
-    id: SocketId,
-    replay_port: u32,
-) -> Result<(), ActionError> {
-    let (socket, cookie, entry) = to_attach(id, replay_port)?;
-    programs.listen(&socket, cookie, entry)?;
-    scanner.remember(id, cookie);
-    Ok(())
-}
-
-/// A duplicate of the socket, its cookie, and what the guard has to know of it.
-fn to_attach(id: SocketId, replay_port: u32) -> Result<(OwnedFd, u64, GuardedSocket), ActionError> {
-    let socket = daemons::borrow(id)?;
-    let (cookie, port) = (daemons::cookie(&socket)?, daemons::port(&socket)?);
-    Ok((socket, cookie, GuardedSocket { port, replay_port }))
-}
-
-/// The cookies of the sockets that carry the guard of a vipshield that is gone.
-fn cookies(daemons: &[Daemon]) -> Vec<u64> {
-    let monitors = daemons.iter().flat_map(|daemon| &daemon.monitors);
-    let stale = monitors.filter(|monitor| monitor.filter == Filter::Stale);
-    // One that was closed in this moment tells nothing.
-    stale.filter_map(|monitor| daemons::cookie(daemons::borrow(monitor.id).ok()?).ok()).collect()
 }
 
 async fn next_scrape(scrapes: &mut Option<Scrapes>) -> Option<oneshot::Sender<Status>> {
@@ -539,10 +456,6 @@ fn monotonic_ns() -> u64 {
 #[expect(clippy::disallowed_methods, reason = "the driver is the one reader of the clock")]
 fn clock() -> Instant {
     Instant::now()
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Writes what the eBPF programs log to this process's log.
