@@ -10,6 +10,7 @@ pub mod bpf;
 pub mod clock;
 pub mod config;
 pub mod datapath;
+pub mod descriptors;
 pub mod forge;
 pub mod further;
 pub mod give_up;

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::bpf::BpfObjects;
 use crate::clock;
+use crate::descriptors::{DescriptorLimit, first_free};
 use crate::lab::Node;
 use crate::process::{Daemon, LogLine, Program};
 
@@ -51,6 +52,28 @@ impl Vipshield {
     /// When it is gone.
     pub fn bpf_objects(&self) -> Result<BpfObjects> {
         BpfObjects::of(self.daemon.pid())
+    }
+
+    /// Let no more than `room` new descriptors through at a time, until the limit is dropped.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub async fn limit_descriptors(&self, room: u64) -> Result<DescriptorLimit> {
+        // While it looks for daemons it has more than it keeps: the fewest are those.
+        let mut free = u64::MAX;
+        for _ in 0..20 {
+            free = free.min(first_free(self.daemon.pid())?);
+            clock::pass(Duration::from_millis(5)).await;
+        }
+        DescriptorLimit::set(self.daemon.pid(), free.saturating_add(room))
+    }
+
+    /// Let no new descriptor through at all: nobody who asks it anything is answered.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn no_descriptors(&self) -> Result<DescriptorLimit> {
+        DescriptorLimit::set(self.daemon.pid(), 0)
     }
 
     /// `vipshield cleanup` in the node's namespace.

@@ -26,7 +26,8 @@ pub mod maps {
     pub const LINK_HELD: &str = "LINK_HELD";
     /// Hash: [`AddressKey`](crate::guard::AddressKey) of addresses that are vipshield's own.
     pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
-    /// Hash: socket cookie to [`GuardedSocket`](crate::guard::GuardedSocket).
+    /// Hash: socket cookie to [`GuardedSocket`](crate::guard::GuardedSocket), for each socket with a
+    /// filter of vipshield's.
     pub const SOCKETS: &str = "SOCKETS";
     /// Hash: netlink port of a daemon's command socket to 1: what it asked for passes.
     pub const COMMAND_PORTS: &str = "COMMAND_PORTS";

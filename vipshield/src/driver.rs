@@ -3,11 +3,14 @@
 //! It hands events to the engine and carries out its actions, one after the other, in one thread.
 //! Nothing it does waits for anything but the kernel's answer to a request.
 
+mod answers;
+mod attach;
+mod look;
 mod tasks;
 
 use std::{collections::VecDeque, future::pending, io, net::IpAddr, time::Duration};
 
-use log::{Level, debug, info, log, warn};
+use log::{Level, debug, log, warn};
 use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 use tokio::{
@@ -15,19 +18,23 @@ use tokio::{
     sync::oneshot,
     time::{Instant, MissedTickBehavior, error::Elapsed, interval, sleep_until, timeout},
 };
-use vipshield_common::{guard::GuardedSocket, tasks::TaskEvent};
+use vipshield_common::tasks::TaskEvent;
 
+use self::{
+    attach::{cookies, guard, listen},
+    look::Looks,
+};
 use crate::{
     bpf::{self, BpfError, Programs, Pulse},
     causes::causes,
-    daemons::{self, BorrowError, ScanError, Scanner, SocketError},
-    engine::{Action, Config, Daemon, Engine, Event, Filter, Notice, SocketId, VrrpSocket, Weight},
+    daemons::{self, BorrowError, ScanError, Scanner, Scope, SocketError},
+    engine::{Action, Config, Engine, Event, Notice, VrrpSocket, Weight},
     metrics::Scrapes,
     net::{
         AnnounceError, Announcer, Carrier, CarryError, ClsactError, GroupError, Groups, Monitor,
         MonitorError, Replay, ReplayError, VipError, Vips,
     },
-    status::{Answer, PastEvent, Request, Server, Status},
+    status::{Answer, Request, Server, Status},
     watch::watch,
 };
 
@@ -37,9 +44,6 @@ const BEAT: Duration = Duration::from_millis(250);
 /// How long the kernel may take to answer a request. It answers within the system call; an answer that
 /// is longer under way is lost, and the request may be repeated.
 const ANSWER: Duration = Duration::from_secs(5);
-/// How often daemons are looked for when nothing else says so: a socket that a daemon opened anew
-/// is found by this.
-const SCAN: Duration = Duration::from_secs(1);
 /// Events kept for `vipshield events`.
 const RECENT: usize = 256;
 
@@ -55,6 +59,9 @@ pub enum DriverError {
     /// Looking for daemons.
     #[error(transparent)]
     Scan(#[from] ScanError),
+    /// What a vipshield that died has left could not be read.
+    #[error("looking for guards that were left behind: {0}")]
+    Inherit(#[source] io::Error),
     /// Waiting for signals.
     #[error("waiting for signals: {0}")]
     Signal(#[source] io::Error),
@@ -126,8 +133,7 @@ pub struct Driver {
     started: Duration,
     /// What was told lately, with when.
     recent: VecDeque<(Duration, Notice)>,
-    /// When to look for daemons, soonest first.
-    scans: VecDeque<Instant>,
+    looks: Looks,
     finished: bool,
 }
 
@@ -156,7 +162,7 @@ impl Driver {
             parts,
             started: monotonic()?,
             recent: VecDeque::with_capacity(RECENT),
-            scans: VecDeque::new(),
+            looks: Looks::default(),
             finished: false,
         };
         driver.begin().await?;
@@ -181,6 +187,7 @@ impl Driver {
         let snapshot = self.parts.monitor.snapshot(Vec::new()).await?;
         let daemons = self.look()?;
         let names = self.parts.programs.inherited_names(&cookies(&daemons));
+        let names = names.map_err(DriverError::Inherit)?;
         self.feed(Event::Inherited { names }).await?;
         self.feed(snapshot).await?;
         self.feed(Event::Daemons { daemons }).await?;
@@ -205,7 +212,7 @@ impl Driver {
         let now = monotonic()?;
         let tick =
             self.engine.next_deadline().map(|deadline| clock() + deadline.saturating_sub(now));
-        let scan = self.scans.front().copied();
+        let scan = self.looks.next();
         let Parts { programs, monitor, server, scrapes, .. } = &mut self.parts;
         let mut events = Vec::new();
         let mut reports = Vec::new();
@@ -274,10 +281,13 @@ impl Driver {
                 if tasks::is_hint(&tasks) {
                     self.feed(Event::Hint).await?;
                 }
-                if tasks::is_turnover(&tasks, |pid| self.parts.scanner.knows(pid)) {
+                let kin = |pid| self.parts.scanner.kin(pid);
+                if let Some((scope, delays)) = tasks::looks(&tasks, kin) {
+                    self.looks.soon(scope, delays);
+                }
+                if tasks::is_turnover(&tasks, kin) {
                     self.feed(Event::Turnover).await?;
                 }
-                self.look_soon(tasks::looks(&tasks));
             }
             Wake::Asked(request, back) => {
                 let answer = match request {
@@ -309,37 +319,6 @@ impl Driver {
                 Err(error) => debug!("interface {ifindex}: {}", ActionError::from(error)),
             }
         }
-    }
-
-    fn look_soon(&mut self, delays: &[Duration]) {
-        let now = clock();
-        let mut scans: Vec<Instant> =
-            self.scans.drain(..).chain(delays.iter().map(|delay| now + *delay)).collect();
-        scans.sort_unstable();
-        scans.truncate(tasks::MOST_LOOKS);
-        self.scans = scans.into();
-    }
-
-    async fn scan(&mut self) -> Result<(), DriverError> {
-        let daemons = self.look()?;
-        self.feed(Event::Daemons { daemons }).await
-    }
-
-    /// Looks for daemons, and says when to look next.
-    fn look(&mut self) -> Result<Vec<Daemon>, DriverError> {
-        let now = clock();
-        self.scans.retain(|at| *at > now);
-        if self.scans.is_empty() {
-            self.scans.push_back(now + SCAN);
-        }
-        let Parts { scanner, programs, .. } = &mut self.parts;
-        let mut known = None;
-        let mut leftover = || *known.get_or_insert_with(|| programs.is_other_guard_loaded());
-        let (daemons, gone) = scanner.scan(&mut leftover)?;
-        for cookie in gone {
-            self.parts.programs.forget_socket(cookie)?;
-        }
-        Ok(daemons)
     }
 
     /// Hands an event to the engine and carries out what follows, and what follows from that.
@@ -375,16 +354,9 @@ impl Driver {
             }
             Action::ClearPolicy { ifindex, name } => programs.clear_policy(*ifindex, name)?,
             Action::SetCommandPorts { ports } => programs.set_command_ports(ports)?,
+            Action::Guard { socket } => guard(programs, scanner, *socket, replay.port)?,
+            Action::Listen { socket } => listen(programs, scanner, *socket, replay.port)?,
             Action::SetOpening { nic, opening } => programs.set_opening(*nic, opening.as_ref())?,
-            Action::Guard { socket } => {
-                guard(programs, scanner, *socket, replay.port)?;
-                mind_openings(programs, socket.pid);
-            }
-            Action::Listen { socket } => {
-                let duplicate = daemons::borrow(*socket)?;
-                programs.listen(&duplicate)?;
-                scanner.remember(*socket, daemons::cookie(&duplicate)?);
-            }
             Action::RemoveVip { ifindex, address } => vips.remove(*ifindex, *address).await?,
             Action::MoveVip { address, from, to } => vips.relocate(*address, *from, *to).await?,
             Action::Announce { ifindex, address, mac } => {
@@ -440,7 +412,7 @@ impl Driver {
                 replayed?;
             }
             Action::ShowAddress { ifindex, address } => replay.show(*ifindex, *address).await?,
-            Action::Rescan => self.scans.push_front(clock()),
+            Action::Rescan => self.looks.soon(Scope::Known, &[Duration::ZERO]),
             Action::Tell { .. } | Action::Finish => {}
         }
         Ok(())
@@ -459,89 +431,6 @@ impl Driver {
         self.recent.push_back((monotonic()?, notice));
         Ok(())
     }
-
-    fn status(&self) -> Result<Status, DriverError> {
-        let now = monotonic()?;
-        let engine = self.engine.status(now);
-        let mut counters: std::collections::BTreeMap<String, u64> = self
-            .parts
-            .programs
-            .counters()?
-            .into_iter()
-            .map(|(counter, value)| (counter.name().to_owned(), value))
-            .collect();
-        let withheld =
-            counters.iter().filter(|(name, _)| name.starts_with("guard_withheld_")).map(|(_, n)| n);
-        let withheld = withheld.sum();
-        counters.insert("withheld".to_owned(), withheld);
-        counters.insert("released".to_owned(), engine.released);
-        counters.insert("rebound".to_owned(), engine.rebound);
-        counters.insert("announced".to_owned(), engine.announced);
-        counters.insert("failed_actions".to_owned(), engine.failed);
-        counters.extend(engine.heard);
-        Ok(Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
-            network_namespace: self.parts.scanner.namespace(),
-            uptime_ms: millis(now.saturating_sub(self.started)),
-            ready: engine.ready,
-            nics: engine.nics,
-            missing: engine.missing,
-            warnings: engine.warnings,
-            daemons: engine.daemons,
-            routers: engine.routers,
-            claims: engine.claims,
-            counters,
-        })
-    }
-
-    fn events(&self) -> Result<Vec<PastEvent>, DriverError> {
-        let now = monotonic()?;
-        Ok(self
-            .recent
-            .iter()
-            .map(|(at, notice)| PastEvent {
-                ago_ms: millis(now.saturating_sub(*at)),
-                notice: notice.clone(),
-            })
-            .collect())
-    }
-}
-
-fn guard(
-    programs: &mut Programs,
-    scanner: &mut Scanner,
-    socket: SocketId,
-    replay_port: u32,
-) -> Result<(), ActionError> {
-    let duplicate = daemons::borrow(socket)?;
-    let cookie = daemons::cookie(&duplicate)?;
-    let port = daemons::port(&duplicate)?;
-    programs.guard(&duplicate, cookie, GuardedSocket { port, replay_port })?;
-    scanner.remember(socket, cookie);
-    Ok(())
-}
-
-/// The daemon does without, and fails once if it is reloaded while names are exchanged.
-fn mind_openings(programs: &mut Programs, pid: u32) {
-    match daemons::cgroup(pid) {
-        Ok(cgroup) => {
-            // Where the kernel does not let it that was said.
-            programs.mind_openings(&cgroup);
-        }
-        Err(error) => info!(
-            "process {pid} will fail once should it be reloaded while names are exchanged: {}",
-            causes(&error)
-        ),
-    }
-}
-
-/// The cookies of the sockets that carry the guard of a vipshield that is gone.
-fn cookies(daemons: &[Daemon]) -> Vec<u64> {
-    let monitors = daemons.iter().flat_map(|daemon| &daemon.monitors);
-    let stale = monitors.filter(|monitor| monitor.filter == Filter::Stale);
-    // One that was closed in this moment tells nothing.
-    stale.filter_map(|monitor| daemons::cookie(daemons::borrow(monitor.id).ok()?).ok()).collect()
 }
 
 async fn next_scrape(scrapes: &mut Option<Scrapes>) -> Option<oneshot::Sender<Status>> {
@@ -571,10 +460,6 @@ fn monotonic_ns() -> u64 {
 #[expect(clippy::disallowed_methods, reason = "the driver is the one reader of the clock")]
 fn clock() -> Instant {
     Instant::now()
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Writes what the eBPF programs log to this process's log.

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{CommandFactory as _, Parser as _};
 use env_logger::Env;
 use log::{debug, error, info, warn};
-use rustix::process::setpriority_process;
+use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 use tokio::{
     runtime::{self, Runtime},
     task::LocalSet,
@@ -19,7 +19,7 @@ use tokio::{
 use vipshield::{
     bpf::{self, Programs},
     cli::{Cleanup, Cli, Command, Metrics, Output, Query, Run},
-    daemons::{self, Scanner},
+    daemons::{self, Looked, Scanner, Scope},
     driver::{Driver, Parts, forward_ebpf_log},
     engine::{Config, Daemon, Event, Family, Filter, Link, Role, VrrpSocket},
     metrics,
@@ -66,6 +66,7 @@ async fn run(options: Run) -> Result<()> {
     if let Err(error) = setpriority_process(None, HIGHEST_PRIORITY) {
         debug!("its priority stays at the default (needs CAP_SYS_NICE): {error}");
     }
+    raise_limit();
     let server = Server::open(&options.socket)?;
     let scrapes = match options.metrics {
         Metrics::Off => None,
@@ -120,6 +121,15 @@ async fn run(options: Run) -> Result<()> {
     Driver::run(parts).await?;
     info!("vipshield ended: no daemon carries the guard any more");
     Ok(())
+}
+
+/// The soft limit of open files is for programs that call `select(2)`, which this one does not; and
+/// without a descriptor to spare it sees no daemon.
+fn raise_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        debug!("its limit of open files stays as it is: {error}");
+    }
 }
 
 /// Makes this the only vipshield of its network namespace. Abstract unix sockets belong to one,
@@ -210,7 +220,9 @@ async fn give_back_vips(vips: &Vips, found: &[Daemon], homes: &[(u32, u32)]) -> 
 async fn cleanup(options: Cleanup) -> Result<()> {
     let _only = claim()?;
     let mut scanner = Scanner::new(options.daemons)?;
-    let (found, _) = scanner.scan(&mut || bpf::other_guard_loaded(&[]))?;
+    let left = bpf::left_sockets(&[]).context("looking for guards that were left behind")?;
+    let Looked { daemons: found, .. } =
+        scanner.scan(Scope::All, &mut |cookie| Ok(left.contains(&cookie)))?;
     let (connection, handle, _) = rtnetlink::new_connection().context("an rtnetlink socket")?;
     tokio::spawn(connection);
     let mut cleaned = 0;

@@ -14,6 +14,7 @@ mod restarts;
 mod rough;
 mod scene;
 mod scripts;
+mod unseen;
 mod uplinks;
 mod variants;
 mod wire;
@@ -171,6 +172,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(real_failures::scenarios());
     all.extend(restarts::scenarios());
     all.extend(scripts::scenarios());
+    all.extend(unseen::scenarios());
     all.extend(midway::scenarios());
     all.extend(wire::scenarios());
     all

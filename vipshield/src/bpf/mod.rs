@@ -11,10 +11,9 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{ProgramError, RawTracePoint, SocketFilter, loaded_programs},
+    programs::{ProgramError, RawTracePoint, SocketFilter},
     util::nr_cpus,
 };
-use log::warn;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use vipshield_common::{
@@ -121,6 +120,9 @@ pub struct Programs {
     ebpf: Ebpf,
     /// Ids of the socket filters.
     filters: Vec<u32>,
+    /// Cookies of sockets that vipshields that are gone, and those of other network namespaces, have put
+    /// their filters on.
+    left: BTreeSet<u64>,
     /// None once it is [kept](Self::keep_heartbeat).
     heartbeat: Option<Heartbeat>,
     nics: HashMap<MapData, u32, NicPolicy>,
@@ -203,6 +205,7 @@ impl Programs {
             tasks: Ring::new(take(&mut ebpf, maps::TASKS)?)?,
             frames: Ring::new(take(&mut ebpf, maps::FRAMES)?)?,
             filters,
+            left: BTreeSet::new(),
             classifiers,
             shunts,
             watches,
@@ -289,11 +292,24 @@ impl Programs {
         cookie: u64,
         entry: GuardedSocket,
     ) -> Result<(), BpfError> {
+        self.attach(programs::NETLINK_GUARD, socket, cookie, entry)
+    }
+
+    /// The next vipshield knows by the entry whose filter it is: it has to be there first.
+    fn attach(
+        &mut self,
+        filter: &'static str,
+        socket: impl AsFd,
+        cookie: u64,
+        entry: GuardedSocket,
+    ) -> Result<(), BpfError> {
         self.sockets
             .insert(cookie, entry, 0)
             .map_err(|source| BpfError::Map { map: maps::SOCKETS, source })?;
-        let attached = attach_filter(&mut self.ebpf, programs::NETLINK_GUARD, socket);
-        if attached.is_err() {
+        let attached = attach_filter(&mut self.ebpf, filter, socket);
+        if attached.is_ok() {
+            self.left.remove(&cookie);
+        } else {
             self.forget_socket(cookie)?;
         }
         attached
@@ -333,9 +349,9 @@ impl Programs {
     }
 
     /// Has VRRP sockets of the processes in this control group opened as [set](Self::set_opening). Linux
-    /// 5.15; false where the kernel does not let it.
-    pub fn mind_openings(&mut self, cgroup: &File) -> bool {
-        self.openings.attach(&mut self.ebpf, cgroup)
+    /// 5.15; where the kernel does not let it that is said once.
+    pub fn mind_openings(&mut self, cgroup: &File) {
+        self.openings.attach(&mut self.ebpf, cgroup);
     }
 
     /// Has VRRP sockets of a NIC opened so from now on; or as the kernel does it.
@@ -358,8 +374,13 @@ impl Programs {
 
     /// Has what the kernel refuses on a command socket reported, in place of any filter that is
     /// there.
-    pub fn listen(&mut self, socket: impl AsFd) -> Result<(), BpfError> {
-        attach_filter(&mut self.ebpf, programs::NETLINK_INTENT, socket)
+    pub fn listen(
+        &mut self,
+        socket: impl AsFd,
+        cookie: u64,
+        entry: GuardedSocket,
+    ) -> Result<(), BpfError> {
+        self.attach(programs::NETLINK_INTENT, socket, cookie, entry)
     }
 
     /// Takes the filter off a socket, whichever it is.
@@ -376,46 +397,42 @@ impl Programs {
 
     /// All counters, summed over the CPUs.
     pub fn counters(&self) -> Result<Vec<(Counter, u64)>, BpfError> {
-        Counter::ALL
-            .iter()
-            .map(|counter| {
-                let per_cpu = self
-                    .counters
-                    .get(&(*counter as u32), 0)
-                    .map_err(|source| BpfError::Map { map: maps::COUNTERS, source })?;
-                Ok((*counter, per_cpu.iter().sum()))
-            })
-            .collect()
+        Counter::ALL.iter().map(|counter| Ok((*counter, self.counter(*counter)?))).collect()
+    }
+
+    fn counter(&self, counter: Counter) -> Result<u64, BpfError> {
+        let per_cpu = self.counters.get(&(counter as u32), 0);
+        let per_cpu = per_cpu.map_err(|source| BpfError::Map { map: maps::COUNTERS, source })?;
+        Ok(per_cpu.iter().sum())
+    }
+
+    /// How many events of [`Self::tasks`] found no room.
+    pub fn task_events_lost(&self) -> Result<u64, BpfError> {
+        self.counter(Counter::TaskEventsLost)
     }
 
     /// The names under which daemons know their NICs, by interface index, as far as the guard of a
     /// vipshield tells that died and left it on sockets with these cookies.
-    #[must_use]
-    pub fn inherited_names(&self, cookies: &[u64]) -> BTreeMap<u32, String> {
-        inherit::names(&self.filters, cookies)
+    pub fn inherited_names(&self, cookies: &[u64]) -> io::Result<BTreeMap<u32, String>> {
+        let mut left = inherit::left(&self.filters)?;
+        left.retain(|left| cookies.iter().any(|cookie| left.sockets.contains(cookie)));
+        Ok(left.into_iter().flat_map(|left| left.names).collect())
     }
 
-    /// Whether a guard of another vipshield is loaded: one that died and left it on a socket.
-    #[must_use]
-    pub fn is_other_guard_loaded(&self) -> bool {
-        other_guard_loaded(&self.filters)
+    /// Whether a vipshield that is gone has put its filter on the socket with this cookie.
+    pub fn is_left(&mut self, cookie: u64) -> io::Result<bool> {
+        // Its maps end with the first socket that gets another guard.
+        if !self.left.contains(&cookie) {
+            self.left.extend(left_sockets(&self.filters)?);
+        }
+        Ok(self.left.contains(&cookie))
     }
 }
 
-/// Whether a program with the name of one of vipshield's filters is loaded, but for those with
-/// the ids in `own`.
-#[must_use]
-pub fn other_guard_loaded(own: &[u32]) -> bool {
-    loaded_programs().any(|program| match program {
-        Ok(program) => {
-            program.name_as_str().is_some_and(|name| FILTERS.contains(&name))
-                && !own.contains(&program.id())
-        }
-        Err(error) => {
-            warn!("an eBPF program could not be looked at: {error}");
-            false
-        }
-    })
+/// The cookies of all sockets that carry a filter of some vipshield, but for that whose socket filters
+/// have the ids in `own`. None without `CAP_SYS_ADMIN`.
+pub fn left_sockets(own: &[u32]) -> io::Result<BTreeSet<u64>> {
+    Ok(inherit::left(own)?.into_iter().flat_map(|left| left.sockets).collect())
 }
 
 /// An address as the kernel's map keys have it.

@@ -53,15 +53,12 @@ impl Openings {
         })
     }
 
-    /// Puts the program on a control group, once. False: the kernel does not let it. A daemon that is
-    /// reloaded while names are exchanged fails once then.
-    pub(super) fn attach(&mut self, ebpf: &mut Ebpf, cgroup: &File) -> bool {
-        let Ok(inode) = cgroup.metadata().map(|it| it.ino()) else { return false };
-        if self.attached.iter().any(|(known, _)| *known == inode) {
-            return true;
-        }
-        if !self.usable {
-            return false;
+    /// Puts the program on a control group, once. Where the kernel does not let it, a daemon that is
+    /// reloaded while names are exchanged fails once.
+    pub(super) fn attach(&mut self, ebpf: &mut Ebpf, cgroup: &File) {
+        let Ok(inode) = cgroup.metadata().map(|it| it.ino()) else { return };
+        if !self.usable || self.attached.iter().any(|(known, _)| *known == inode) {
+            return;
         }
         match put_on(ebpf, cgroup) {
             Ok(link) => {
@@ -71,7 +68,6 @@ impl Openings {
                 {
                     take_off(ebpf, oldest);
                 }
-                true
             }
             Err(error) => {
                 self.usable = false;
@@ -81,7 +77,6 @@ impl Openings {
                     programs::SOCKET_OPENING,
                     causes(&error)
                 );
-                false
             }
         }
     }

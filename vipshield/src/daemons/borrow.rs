@@ -9,16 +9,14 @@ use rustix::{
 };
 use thiserror::Error;
 
+use super::errno::{NEEDS_PTRACE, Says, of_descriptor, of_pidfd, way_out};
 use crate::engine::SocketId;
-
-/// The way out when the system refuses to show another process.
-pub(super) const NEEDS_PTRACE: &str = " (vipshield needs CAP_SYS_PTRACE)";
 
 /// A socket of another process could not be had.
 #[derive(Debug, Error)]
 pub enum BorrowError {
-    /// The process is gone, or was never there.
-    #[error("process {pid} is not there: {source}")]
+    /// The process is gone, was never there, or cannot be held.
+    #[error("process {pid}: {source}{}", hint(*source))]
     Process {
         /// Its id.
         pid: u32,
@@ -26,10 +24,7 @@ pub enum BorrowError {
         source: Errno,
     },
     /// The descriptor is closed, or duplicating it is not allowed.
-    #[error(
-        "duplicating descriptor {fd} of process {pid}: {source}{}",
-        if *.source == Errno::PERM { NEEDS_PTRACE } else { "" }
-    )]
+    #[error("duplicating descriptor {fd} of process {pid}: {source}{}", hint(*source))]
     Descriptor {
         /// The process.
         pid: u32,
@@ -49,10 +44,18 @@ pub enum BorrowError {
 }
 
 impl BorrowError {
-    /// The system does not allow it: it will not the next time either.
-    pub(super) fn is_refused(&self) -> bool {
-        matches!(self, Self::Descriptor { source: Errno::PERM | Errno::ACCESS, .. })
+    /// What it says of the socket.
+    pub(super) fn says(&self) -> Says {
+        match self {
+            Self::Process { source, .. } => of_pidfd(*source),
+            Self::Descriptor { source, .. } => of_descriptor(*source),
+            Self::Replaced { .. } => Says::Gone,
+        }
     }
+}
+
+fn hint(errno: Errno) -> &'static str {
+    if errno == Errno::PERM { NEEDS_PTRACE } else { way_out(&errno.into()) }
 }
 
 /// Duplicates a socket of another process, and makes sure it is the one that is meant.

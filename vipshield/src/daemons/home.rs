@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use nix::net::if_::{Interface, if_nameindex};
 
-use super::{borrow::borrow, socket::is_member};
+use super::{borrow::borrow, errno::Says, proc::ScanError, socket::is_member};
 use crate::engine::{Link, VrrpSocket};
 
 /// How often a socket is asked that has not told yet: a daemon joins some moments after it has opened
@@ -19,13 +19,16 @@ impl Homes {
     /// Notes where these sockets were made, and forgets all others. A membership on the NIC is never
     /// taken from a socket that is moved. Of those that are bound alike one tells for all: the socket
     /// that sends is no member of the group.
-    pub(super) fn find<'a>(&mut self, daemons: impl Iterator<Item = &'a mut [VrrpSocket]>) {
+    pub(super) fn find<'a>(
+        &mut self,
+        daemons: impl Iterator<Item = &'a mut [VrrpSocket]>,
+    ) -> Result<(), ScanError> {
         let mut seen = BTreeMap::new();
         for sockets in daemons {
             let unknown: Vec<VrrpSocket> =
                 sockets.iter().filter(|socket| self.is_to_be_asked(socket)).copied().collect();
             for socket in &unknown {
-                let joined = joined(socket);
+                let joined = joined(socket)?;
                 let elsewhere = joined.iter().copied().find(|on| Some(*on) != socket.bound);
                 let Some(home) = elsewhere.or(joined.first().copied()) else { continue };
                 let alike = |other: &&VrrpSocket| {
@@ -45,6 +48,7 @@ impl Homes {
             }
         }
         self.0 = seen;
+        Ok(())
     }
 
     fn is_to_be_asked(&self, socket: &VrrpSocket) -> bool {
@@ -56,12 +60,16 @@ impl Homes {
 
 /// The interfaces on which a socket is a member of VRRP's group. One that was closed in this moment
 /// is one of none.
-fn joined(socket: &VrrpSocket) -> Vec<u32> {
-    let (Ok(file), Ok(interfaces)) = (borrow(socket.id), if_nameindex()) else {
-        return Vec::new();
+fn joined(socket: &VrrpSocket) -> Result<Vec<u32>, ScanError> {
+    let file = match borrow(socket.id) {
+        Ok(file) => file,
+        Err(error) if error.says() == Says::Nothing => return Err(error.into()),
+        Err(_) => return Ok(Vec::new()),
     };
+    let interfaces =
+        if_nameindex().map_err(|errno| ScanError::Interfaces { source: errno.into() })?;
     let all = interfaces.iter().map(Interface::index);
-    all.filter(|on| is_member(&file, socket.family, *on)).collect()
+    Ok(all.filter(|on| is_member(&file, socket.family, *on)).collect())
 }
 
 /// The NIC that a VRRP socket belongs to, if it is bound elsewhere. `joined` are the interfaces on

@@ -6,7 +6,9 @@
 
 mod borrow;
 mod cgroup;
+mod errno;
 mod home;
+mod proc;
 mod scan;
 mod socket;
 mod sockopt;
@@ -15,7 +17,8 @@ pub use self::{
     borrow::{BorrowError, borrow},
     cgroup::{CgroupError, cgroup},
     home::{home, stays},
-    scan::{ScanError, Scanner},
+    proc::ScanError,
+    scan::{Kin, Looked, Scanner, Scope},
     socket::{
         AttachedFilter, SocketError, attached_filter, cookie, detach_filter, is_member,
         network_namespace_cookie, port, rebind, resync_link, speak_from_anywhere,

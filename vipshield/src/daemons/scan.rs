@@ -9,19 +9,24 @@ use std::{
 };
 
 use log::debug;
-use rustix::net::{
-    AddressFamily, SocketType,
-    sockopt::{socket_domain, socket_protocol, socket_type},
+use rustix::{
+    io::Errno,
+    net::{
+        AddressFamily, SocketType,
+        sockopt::{socket_domain, socket_protocol, socket_type},
+    },
 };
-use thiserror::Error;
 
 use super::{
-    borrow::{NEEDS_PTRACE, borrow},
+    borrow::borrow,
+    errno::{NEEDS_PTRACE, Says, of_proc},
     home::Homes,
-    socket::{AttachedFilter, attached_filter, bound, cookie, has_groups, port},
+    proc::{ScanError, Unseen, is_first_pid_namespace, origin, processes, seen, socket_id, text},
+    socket::{AttachedFilter, SocketError, attached_filter, bound, cookie, has_groups, port},
 };
-use crate::engine::{
-    CommandSocket, Daemon, Family, Filter, MonitorSocket, Role, SocketId, VrrpSocket,
+use crate::{
+    causes::passing,
+    engine::{CommandSocket, Daemon, Family, Filter, MonitorSocket, Role, SocketId, VrrpSocket},
 };
 
 /// VRRP's protocol number (RFC 9568, section 5.1.1.4).
@@ -30,19 +35,46 @@ const IPPROTO_VRRP: u32 = 112;
 /// What `/proc/PID/comm` shows of a name.
 const COMM_LENGTH: usize = 15;
 
-/// The processes could not be looked at.
-#[derive(Debug, Error)]
-#[error("looking for daemons in {}: {source}", path.display())]
-pub struct ScanError {
-    path: PathBuf,
-    source: io::Error,
-}
-
-/// A process that may be a daemon.
+/// A process with a daemon's executable.
 struct Found {
     /// Its parent's process id.
     parent: u32,
     daemon: Daemon,
+    /// The parent of keepalived's processes is none.
+    is_daemon: bool,
+}
+
+/// Where to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Scope {
+    /// At the processes with a daemon's executable that the last walk found: what became of them.
+    Known,
+    /// At every process.
+    All,
+}
+
+/// What a look found.
+#[derive(Debug)]
+pub struct Looked {
+    /// All guarded daemons as they are now.
+    pub daemons: Vec<Daemon>,
+    /// Cookies of sockets that carried the guard and are gone.
+    pub gone: Vec<u64>,
+    /// A daemon of the look before is not there any more.
+    pub died: bool,
+}
+
+/// What a process is that a tracepoint named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kin {
+    /// A daemon that was found.
+    Daemon,
+    /// None that was found: perhaps one is to come of it.
+    Other,
+    /// One of another network namespace.
+    Stranger,
+    /// The kernel's number for it is another one here.
+    Untold,
 }
 
 /// See the [module](self).
@@ -53,6 +85,10 @@ pub struct Scanner {
     guarded: BTreeMap<u64, u64>,
     /// Daemons found before: process id and start time.
     known: BTreeSet<(u32, u64)>,
+    /// Processes with a daemon's executable.
+    family: BTreeSet<u32>,
+    /// The kernel's numbers of processes, which tracepoints tell, are those of /proc.
+    is_numbered_alike: bool,
     homes: Homes,
 }
 
@@ -60,12 +96,15 @@ impl Scanner {
     /// Looks for executables of these names in this thread's network namespace.
     pub fn new(names: Vec<String>) -> Result<Self, ScanError> {
         let path = PathBuf::from("/proc/thread-self/ns/net");
-        let namespace = fs::metadata(&path).map_err(|source| ScanError { path, source })?.ino();
+        let namespace =
+            fs::metadata(&path).map_err(|source| ScanError::Proc { path, source })?.ino();
         Ok(Self {
             names,
             namespace,
             guarded: BTreeMap::new(),
             known: BTreeSet::new(),
+            family: BTreeSet::new(),
+            is_numbered_alike: is_first_pid_namespace(),
             homes: Homes::default(),
         })
     }
@@ -76,10 +115,19 @@ impl Scanner {
         self.namespace
     }
 
-    /// Whether the last scan found a daemon of this process id.
+    /// What a process is of which a tracepoint told this number.
     #[must_use]
-    pub fn knows(&self, pid: u32) -> bool {
-        self.known.range((pid, 0)..=(pid, u64::MAX)).next().is_some()
+    pub fn kin(&self, pid: u32) -> Kin {
+        if !self.is_numbered_alike {
+            return Kin::Untold;
+        }
+        if self.known.range((pid, 0)..=(pid, u64::MAX)).next().is_some() {
+            return Kin::Daemon;
+        }
+        match fs::metadata(format!("/proc/{pid}/ns/net")) {
+            Ok(namespace) if namespace.ino() != self.namespace => Kin::Stranger,
+            Ok(_) | Err(_) => Kin::Other,
+        }
     }
 
     /// Remembers that a socket carries this vipshield's guard.
@@ -92,102 +140,160 @@ impl Scanner {
         self.guarded.remove(&socket.inode);
     }
 
-    /// All guarded daemons as they are now. `leftover` tells whether the guard of a vipshield
-    /// that is gone may still be on a socket. The second value: cookies of guarded sockets that
-    /// are gone.
+    /// Daemons that the last scan found and that are gone by now, as far as can be told without a
+    /// descriptor: a link can be read when no file can be opened.
+    #[must_use]
+    pub fn gone(&self) -> Vec<u32> {
+        self.known.iter().map(|(pid, _)| *pid).filter(|pid| self.is_gone(*pid)).collect()
+    }
+
+    fn is_gone(&self, pid: u32) -> bool {
+        match fs::read_link(format!("/proc/{pid}/exe")) {
+            Ok(executable) => self.name_of(&executable).is_none(),
+            Err(error) => of_proc(&error) == Says::Gone,
+        }
+    }
+
+    /// The name that makes an executable a daemon's.
+    fn name_of(&self, executable: &Path) -> Option<&String> {
+        let name = executable.file_name()?.to_str()?;
+        // An executable that was upgraded under a running daemon.
+        let name = name.strip_suffix(" (deleted)").unwrap_or(name);
+        self.names.iter().find(|wanted| *wanted == name)
+    }
+
+    /// Looks for guarded daemons. `leftover` tells whether the filter on a socket with this cookie was
+    /// put there by a vipshield that is gone.
     pub fn scan(
         &mut self,
-        leftover: &mut dyn FnMut() -> bool,
-    ) -> Result<(Vec<Daemon>, Vec<u64>), ScanError> {
-        let proc = Path::new("/proc");
-        let failed = |source| ScanError { path: proc.to_owned(), source };
-        let mut found = Vec::new();
-        for entry in fs::read_dir(proc).map_err(failed)? {
-            let Ok(entry) = entry else { continue };
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
-                continue;
-            };
-            found.extend(self.look_at(pid, &entry.path(), leftover));
+        scope: Scope,
+        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
+    ) -> Result<Looked, ScanError> {
+        let mut found = self.look(scope, leftover)?;
+        let mut died = self.has_died(&found);
+        if died && scope == Scope::Known {
+            // Another one may have taken its place.
+            found = self.look(Scope::All, leftover)?;
+            died = self.has_died(&found);
         }
+        let family = found.iter().map(|one| one.daemon.pid).collect();
+        found.retain(|one| one.is_daemon);
         let mut daemons = originals(found);
-        self.homes.find(daemons.iter_mut().map(|daemon| daemon.vrrp.as_mut_slice()));
+        self.homes.find(daemons.iter_mut().map(|daemon| daemon.vrrp.as_mut_slice()))?;
+        self.family = family;
         self.known = daemons.iter().map(|daemon| (daemon.pid, daemon.start_time)).collect();
         let monitors = daemons.iter().flat_map(|daemon| &daemon.monitors).map(|m| m.id.inode);
         let commands = daemons.iter().flat_map(|daemon| &daemon.commands).map(|c| c.id.inode);
         let seen: BTreeSet<u64> = monitors.chain(commands).collect();
         let gone = self.guarded.extract_if(.., |inode, _| !seen.contains(inode));
         let gone = gone.map(|(_, cookie)| cookie).collect();
-        Ok((daemons, gone))
+        Ok(Looked { daemons, gone, died })
+    }
+
+    fn look(
+        &self,
+        scope: Scope,
+        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
+    ) -> Result<Vec<Found>, ScanError> {
+        let pids = match scope {
+            Scope::Known => self.family.iter().copied().collect(),
+            Scope::All => processes()?,
+        };
+        let mut found = Vec::new();
+        for pid in pids {
+            found.extend(self.look_at(pid, leftover)?);
+        }
+        Ok(found)
+    }
+
+    fn has_died(&self, found: &[Found]) -> bool {
+        let is_there = |(pid, start_time): &(u32, u64)| {
+            found
+                .iter()
+                .any(|Found { daemon, .. }| (daemon.pid, daemon.start_time) == (*pid, *start_time))
+        };
+        !self.known.iter().all(is_there)
     }
 
     /// A process that dies while it is looked at is no daemon.
     fn look_at(
         &self,
         pid: u32,
-        directory: &Path,
-        leftover: &mut dyn FnMut() -> bool,
-    ) -> Option<Found> {
-        let executable = match fs::read_link(directory.join("exe")) {
-            Ok(executable) => executable,
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-                return self.hidden(pid, directory, &error);
-            }
-            Err(_) => return None,
+        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
+    ) -> Result<Option<Found>, ScanError> {
+        let directory = PathBuf::from(format!("/proc/{pid}"));
+        let seen = match self.examine(pid, &directory, leftover) {
+            Err(Unseen::Hidden(error)) => self.hidden(pid, &directory, &error),
+            seen => seen,
         };
-        let executable = executable.file_name()?.to_str()?;
-        // An executable that was upgraded under a running daemon.
-        let name = executable.strip_suffix(" (deleted)").unwrap_or(executable);
-        if !self.names.iter().any(|wanted| wanted == name)
-            || fs::metadata(directory.join("ns/net")).ok()?.ino() != self.namespace
-        {
-            return None;
+        match seen {
+            Ok(found) => Ok(found),
+            // The name of a hidden one is shown to everybody.
+            Err(Unseen::Gone | Unseen::Hidden(_)) => Ok(None),
+            Err(Unseen::Failed(error)) => Err(error),
         }
-        let (parent, start_time) = origin(&fs::read_to_string(directory.join("stat")).ok()?)?;
+    }
+
+    fn examine(
+        &self,
+        pid: u32,
+        directory: &Path,
+        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
+    ) -> Result<Option<Found>, Unseen> {
+        let executable = seen(&directory.join("exe"), |path| fs::read_link(path))?;
+        let Some(name) = self.name_of(&executable) else { return Ok(None) };
+        if seen(&directory.join("ns/net"), |path| fs::metadata(path))?.ino() != self.namespace {
+            return Ok(None);
+        }
+        let (parent, start_time) = origin(directory)?;
         let mut daemon = Daemon {
             trouble: None,
             pid,
             start_time,
-            name: name.to_owned(),
+            name: name.clone(),
             role: Role::Checkers,
             commands: Vec::new(),
             monitors: Vec::new(),
             vrrp: Vec::new(),
         };
-        for entry in fs::read_dir(directory.join("fd")).ok()? {
-            let Ok(entry) = entry else { continue };
-            if let Some(id) = socket_id(pid, &entry) {
-                self.look_at_socket(id, &mut daemon, leftover);
+        let descriptors = directory.join("fd");
+        for entry in seen(&descriptors, |path| fs::read_dir(path))? {
+            if let Some(id) = socket_id(pid, &seen(&descriptors, |_| entry)?)? {
+                self.look_at_socket(id, &mut daemon, leftover)?;
             }
         }
         // The parent of keepalived's processes has neither kind. A daemon has none for a moment
         // when it reloads, and is alive all the same.
-        let known = self.known.contains(&(pid, daemon.start_time));
-        if daemon.monitors.is_empty()
-            && daemon.vrrp.is_empty()
-            && daemon.trouble.is_none()
-            && !known
-        {
-            return None;
-        }
+        let is_daemon = !daemon.monitors.is_empty()
+            || !daemon.vrrp.is_empty()
+            || daemon.trouble.is_some()
+            || self.known.contains(&(pid, daemon.start_time));
         if !daemon.vrrp.is_empty() {
             daemon.role = Role::Vrrp;
         }
         daemon.commands.sort_unstable_by_key(|command| command.id);
         daemon.monitors.sort_unstable_by_key(|monitor| monitor.id);
         daemon.vrrp.sort_unstable_by_key(|socket| socket.id);
-        Some(Found { parent, daemon })
+        Ok(Some(Found { parent, daemon, is_daemon }))
     }
 
     /// A process that may not be looked at: its command name and start time are all there is to
     /// see of it (`PTRACE_MODE_READ_FSCREDS` in `ptrace(2)`), its network namespace is not.
-    fn hidden(&self, pid: u32, directory: &Path, error: &io::Error) -> Option<Found> {
-        let comm = fs::read_to_string(directory.join("comm")).ok()?;
+    fn hidden(
+        &self,
+        pid: u32,
+        directory: &Path,
+        error: &io::Error,
+    ) -> Result<Option<Found>, Unseen> {
+        let comm = text(&directory.join("comm"))?;
         let comm = comm.trim_end();
-        let name = self.names.iter().find(|name| {
+        let Some(name) = self.names.iter().find(|name| {
             let cut = name.get(..COMM_LENGTH).unwrap_or(name);
             cut == comm
-        })?;
-        let (parent, start_time) = origin(&fs::read_to_string(directory.join("stat")).ok()?)?;
+        }) else {
+            return Ok(None);
+        };
+        let (parent, start_time) = origin(directory)?;
         let daemon = Daemon {
             pid,
             start_time,
@@ -198,28 +304,41 @@ impl Scanner {
             vrrp: Vec::new(),
             trouble: Some(format!("looking at the process: {error}{NEEDS_PTRACE}")),
         };
-        Some(Found { parent, daemon })
+        Ok(Some(Found { parent, daemon, is_daemon: true }))
     }
 
     fn look_at_socket(
         &self,
         id: SocketId,
         daemon: &mut Daemon,
-        leftover: &mut dyn FnMut() -> bool,
-    ) {
+        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
+    ) -> Result<(), Unseen> {
         let socket = match borrow(id) {
             Ok(socket) => socket,
             Err(error) => {
                 debug!("{}: {error}", daemon.name);
-                // Everything else is a daemon that closed the socket, or died, in this moment.
-                if error.is_refused() {
-                    daemon.trouble.get_or_insert_with(|| error.to_string());
+                match error.says() {
+                    Says::Nothing => return Err(ScanError::Borrow(error).into()),
+                    // Yama refuses one that has just ended (`yama_ptrace_access_check`).
+                    Says::Refused if self.is_gone(id.pid) => return Err(Unseen::Gone),
+                    Says::Refused => {
+                        daemon.trouble.get_or_insert_with(|| error.to_string());
+                    }
+                    // Closed in this moment, or with all others when the daemon dies.
+                    Says::Gone => {}
                 }
-                return;
+                return Ok(());
             }
         };
-        if let Err(error) = self.classify(id, &socket, daemon, leftover) {
-            daemon.trouble.get_or_insert_with(|| format!("{id}: {error}"));
+        match self.classify(id, &socket, daemon, leftover) {
+            Err(source) if passing(&source).is_some() => {
+                Err(ScanError::Socket { id, source }.into())
+            }
+            Err(error) => {
+                daemon.trouble.get_or_insert_with(|| format!("{id}: {error}"));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
         }
     }
 
@@ -228,21 +347,30 @@ impl Scanner {
         id: SocketId,
         socket: &OwnedFd,
         daemon: &mut Daemon,
-        leftover: &mut dyn FnMut() -> bool,
-    ) -> Result<(), Box<dyn std::error::Error>> {
-        let protocol = socket_protocol(socket)?.map_or(0, |protocol| protocol.as_raw().get());
-        match socket_domain(socket)? {
+        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
+    ) -> Result<(), SocketError> {
+        let failed =
+            |operation| move |errno: Errno| SocketError { operation, source: errno.into() };
+        let protocol = socket_protocol(socket).map_err(failed("SO_PROTOCOL"))?;
+        let protocol = protocol.map_or(0, |protocol| protocol.as_raw().get());
+        match socket_domain(socket).map_err(failed("SO_DOMAIN"))? {
             // NETLINK_ROUTE is protocol 0.
             AddressFamily::NETLINK if protocol == 0 => {
                 let filter = match attached_filter(socket)? {
                     AttachedFilter::None => Filter::None,
-                    AttachedFilter::Ebpf
-                        if self.guarded.get(&id.inode) == Some(&cookie(socket)?) =>
-                    {
-                        Filter::Guard
+                    AttachedFilter::Classic => Filter::Foreign,
+                    AttachedFilter::Ebpf => {
+                        let cookie = cookie(socket)?;
+                        let failed =
+                            |source| SocketError { operation: "recognising its filter", source };
+                        if self.guarded.get(&id.inode) == Some(&cookie) {
+                            Filter::Guard
+                        } else if leftover(cookie).map_err(failed)? {
+                            Filter::Stale
+                        } else {
+                            Filter::Foreign
+                        }
                     }
-                    AttachedFilter::Ebpf if leftover() => Filter::Stale,
-                    AttachedFilter::Classic | AttachedFilter::Ebpf => Filter::Foreign,
                 };
                 if has_groups(socket)? {
                     daemon.monitors.push(MonitorSocket { id, filter });
@@ -251,7 +379,8 @@ impl Scanner {
                 }
             }
             domain @ (AddressFamily::INET | AddressFamily::INET6)
-                if protocol == IPPROTO_VRRP && socket_type(socket)? == SocketType::RAW =>
+                if protocol == IPPROTO_VRRP
+                    && socket_type(socket).map_err(failed("SO_TYPE"))? == SocketType::RAW =>
             {
                 let family =
                     if domain == AddressFamily::INET { Family::Ipv4 } else { Family::Ipv6 };
@@ -262,13 +391,6 @@ impl Scanner {
         }
         Ok(())
     }
-}
-
-fn socket_id(pid: u32, entry: &fs::DirEntry) -> Option<SocketId> {
-    let fd = entry.file_name().to_str()?.parse().ok()?;
-    let target = fs::read_link(entry.path()).ok()?;
-    let inode = target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
-    Some(SocketId { pid, fd, inode })
 }
 
 /// Those that are no copies. A daemon forks for every script that it runs: until the child executes
@@ -297,28 +419,9 @@ fn inodes(daemon: &Daemon) -> BTreeSet<u64> {
     monitors.chain(commands).chain(vrrp).map(|id| id.inode).collect()
 }
 
-/// The parent's process id and the start time: fields 4 and 22 of `/proc/PID/stat`. The second, a name
-/// in parentheses, may hold anything.
-fn origin(stat: &str) -> Option<(u32, u64)> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace();
-    let parent = fields.nth(1)?.parse().ok()?;
-    Some((parent, fields.nth(17)?.parse().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parent_and_start_time_are_found_behind_any_name() {
-        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4711 20";
-        assert_eq!(origin(&format!("12 (keepalived) {rest}")), Some((1, 4711)));
-        assert_eq!(origin(&format!("12 (a) b) (c) {rest}")), Some((1, 4711)));
-        assert_eq!(origin("12 (cut"), None);
-        assert_eq!(origin("12 (cut) S 1"), None);
-        assert_eq!(origin(""), None);
-    }
 
     /// A process with a monitor socket, a command socket and a VRRP socket of these inodes.
     fn process(pid: u32, parent: u32, start_time: u64, inodes: [Option<u64>; 3]) -> Found {
@@ -339,7 +442,7 @@ mod tests {
                 .collect(),
             trouble: None,
         };
-        Found { parent, daemon }
+        Found { parent, daemon, is_daemon: true }
     }
 
     fn left(found: Vec<Found>) -> Vec<u32> {

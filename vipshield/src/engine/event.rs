@@ -110,6 +110,13 @@ pub enum Event {
         /// The result of a whole scan.
         daemons: Vec<Daemon>,
     },
+    /// The daemons could not be looked at: what is known of them stays until [`Event::Daemons`].
+    DaemonsUnknown {
+        /// Why, and the way out.
+        error: String,
+        /// Process ids of those that are gone for certain.
+        gone: Vec<u32>,
+    },
     /// The guard withheld a message.
     Withheld {
         /// What it was.

@@ -70,7 +70,11 @@ impl Engine {
             }
             Event::Hint => self.arming.hint(now),
             Event::Turnover => self.turnover_until = Some(now.saturating_add(TURNOVER)),
-            Event::Daemons { daemons } => self.daemons_found(daemons, now),
+            Event::Daemons { daemons } => {
+                self.daemons_known();
+                self.daemons_found(daemons, now);
+            }
+            Event::DaemonsUnknown { error, gone } => self.daemons_unknown(error, &gone, now),
             Event::Withheld { message } => self.withheld(&message, now),
             Event::Succeeded { action } => {
                 if let Action::ReplayRemoval { ifindex, address } = &action
@@ -193,26 +197,11 @@ impl Engine {
     fn daemons_found(&mut self, daemons: Vec<Daemon>, now: Duration) {
         let found: BTreeMap<u32, Daemon> =
             daemons.into_iter().map(|daemon| (daemon.pid, daemon)).collect();
-        let mut orphans = Vec::new();
-        let mut died = false;
-        for (pid, daemon) in &self.world.daemons {
-            if found.get(pid).is_none_or(|now| now.start_time != daemon.start_time) {
-                died |= daemon.role == Role::Vrrp;
-                orphans.extend(self.world.vips.bury(*pid, now));
-                tell(
-                    &mut self.actions,
-                    Weight::Info,
-                    None,
-                    format!("{} {pid} is gone", daemon.name),
-                );
-                self.failed.retain(|failure| failure.action.pid() != Some(*pid));
-                self.pending.retain(|action| action.pid() != Some(*pid));
-            }
-        }
+        let is_there = |daemon: &Daemon| {
+            found.get(&daemon.pid).is_some_and(|now| now.start_time == daemon.start_time)
+        };
+        let mut orphans = self.bury(is_there, now);
         let before = std::mem::replace(&mut self.world.daemons, found);
-        if died {
-            self.routers.disown();
-        }
         let mut vips = std::mem::take(&mut self.world.vips);
         vips.claim(|port| self.world.daemon_at(port), now);
         self.world.vips = vips;
@@ -235,6 +224,29 @@ impl Engine {
         for ip in orphans {
             self.take_down(ip);
         }
+    }
+
+    /// Parts with the daemons that are not there any more. Returns the VIPs that they alone meant to
+    /// have.
+    pub(super) fn bury(
+        &mut self,
+        is_there: impl Fn(&Daemon) -> bool,
+        now: Duration,
+    ) -> Vec<IpAddr> {
+        let mut orphans = Vec::new();
+        let mut died = false;
+        for (pid, daemon) in self.world.daemons.iter().filter(|(_, daemon)| !is_there(daemon)) {
+            died |= daemon.role == Role::Vrrp;
+            orphans.extend(self.world.vips.bury(*pid, now));
+            let text = format!("{} {pid} is gone", daemon.name);
+            tell(&mut self.actions, Weight::Info, None, text);
+            self.failed.retain(|failure| failure.action.pid() != Some(*pid));
+            self.pending.retain(|action| action.pid() != Some(*pid));
+        }
+        if died {
+            self.routers.disown();
+        }
+        orphans
     }
 
     fn withheld(&mut self, message: &Withheld, now: Duration) {

@@ -31,6 +31,7 @@ mod routers;
 mod status;
 #[cfg(test)]
 mod tests;
+mod unseen;
 mod vips;
 mod warnings;
 mod watch;
@@ -72,6 +73,7 @@ use self::{
     nic::{Nic, Overdue},
     rest::Rest,
     routers::{Patience, Routers},
+    unseen::Unseen,
     watch::Watching,
 };
 
@@ -124,6 +126,8 @@ pub struct Engine {
     speaking: BTreeSet<SocketId>,
     /// What daemons know of names.
     names: Names,
+    /// None if the last look at the daemons did not fail.
+    unseen: Option<Unseen>,
     /// Netlink ports whose requests the guard passes, as last asked for.
     command_ports: Option<Vec<u32>>,
     watching: Watching,
@@ -172,6 +176,7 @@ impl Engine {
             placed: BTreeMap::new(),
             speaking: BTreeSet::new(),
             names: Names::default(),
+            unseen: None,
             command_ports: None,
             watching: Watching::default(),
             mentioned: BTreeSet::new(),

@@ -137,8 +137,8 @@ pub struct DaemonStatus {
 /// The engine's part of the status.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineStatus {
-    /// Every NIC asked for is guarded, every daemon found carries the guard, and nothing has failed
-    /// that vipshield cannot do without.
+    /// Every NIC asked for is guarded, every daemon found carries the guard, the daemons could be
+    /// looked at, and nothing has failed that vipshield cannot do without.
     pub ready: bool,
     /// Guarded NICs.
     pub nics: Vec<NicStatus>,
@@ -174,6 +174,7 @@ impl Engine {
         EngineStatus {
             ready: self.started
                 && missing.is_empty()
+                && self.unseen.is_none()
                 && self.world.daemons.values().all(Daemon::is_guardable)
                 && self.pending.is_empty()
                 && self.does_without(),

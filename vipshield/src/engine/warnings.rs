@@ -3,6 +3,7 @@
 use super::{
     Engine,
     failed::Failure,
+    unseen::Unseen,
     world::{Daemon, Filter},
 };
 
@@ -26,12 +27,13 @@ impl Engine {
             Some(nic) => format!("{nic}: {}", finding.text),
             None => finding.text,
         });
+        let unseen = self.unseen.iter().map(Unseen::warning);
         let failed = self.to_mend().map(Failure::warning);
         let conflicts = self.claims.of.iter().filter_map(|(ip, claimed)| {
             let mac = claimed.conflict?;
             Some(format!("{mac} answers for {ip}, which this node owns: two owners"))
         });
-        findings.chain(failed).chain(conflicts).collect()
+        findings.chain(unseen).chain(failed).chain(conflicts).collect()
     }
 
     fn findings(&self) -> Vec<Finding> {
@@ -49,7 +51,9 @@ impl Engine {
                 nic: None,
                 text: format!(
                     "{} {}: its netlink socket ({}) already has a filter that is not \
-                     vipshield's; it is left alone, and this daemon sees every event",
+                     vipshield's; it is left alone, and this daemon sees every event (if a vipshield \
+                     that was killed has left it: this one knows its own with CAP_SYS_ADMIN, or \
+                     restart the daemon)",
                     daemon.name, daemon.pid, monitor.id
                 ),
             }));

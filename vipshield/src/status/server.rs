@@ -1,7 +1,8 @@
 //! The control socket's server.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     os::unix::{fs::FileTypeExt as _, net::UnixStream as StdUnixStream},
     path::{Path, PathBuf},
     sync::Arc,
@@ -100,10 +101,17 @@ impl Drop for Server {
 
 async fn accept(listener: UnixListener, sender: mpsc::Sender<Asked>) {
     let places = Arc::new(Semaphore::new(CLIENTS));
+    let mut spare = None;
     loop {
+        // When there is no descriptor left, one client at a time can ask why.
+        spare = spare.or_else(|| File::open("/dev/null").ok());
         // It is never closed.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        match listener.accept().await {
+        let mut accepted = listener.accept().await;
+        if accepted.as_ref().is_err_and(is_out_of_descriptors) && spare.take().is_some() {
+            accepted = listener.accept().await;
+        }
+        match accepted {
             Ok((stream, _)) => {
                 let sender = sender.clone();
                 tokio::spawn(async move {
@@ -125,6 +133,10 @@ async fn accept(listener: UnixListener, sender: mpsc::Sender<Asked>) {
             return;
         }
     }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 async fn serve(stream: UnixStream, sender: mpsc::Sender<Asked>) -> io::Result<()> {

@@ -1,12 +1,12 @@
 //! Daemons: how they are found, and what they are shown once they are guarded.
 
-use std::fs;
+use std::{fs, io};
 
 use libtest_mimic::Failed;
 use vipshield::{
     bpf::{self, Programs},
-    daemons::{self, Scanner},
-    engine::{Address, Filter, SocketId},
+    daemons::{self, Kin, Looked, Scanner, Scope},
+    engine::{Address, Daemon, Filter, SocketId},
     net::{Carrier, OWN, STAND_IN},
 };
 use vipshield_common::{counters::Counter, guard::GuardedSocket};
@@ -17,50 +17,84 @@ use super::{
     namespace::{self, Seen, Stage},
 };
 
+/// The filters on the stand-in's monitor sockets and its command socket, in this order.
+fn filters(
+    scanner: &mut Scanner,
+    leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
+) -> Result<(Daemon, Vec<Filter>), Failed> {
+    let Looked { daemons, .. } = scanner.scan(Scope::All, leftover)?;
+    let daemon = daemons.into_iter().next().ok_or("the daemon is not found")?;
+    let monitors = daemon.monitors.iter().map(|monitor| monitor.filter);
+    let found = monitors.chain(daemon.commands.iter().map(|command| command.filter)).collect();
+    Ok((daemon, found))
+}
+
+/// Found by its executable, with its sockets; and whose filters they carry.
 pub(crate) fn daemon() -> Result<(), Failed> {
+    use Filter::{Foreign, Guard, None, Stale};
+
     let runtime = namespace::runtime()?;
     let _inside = runtime.enter();
     let stand_in = StandIn::start(&format!("vsd{}", std::process::id()))?;
     let mut programs = Programs::load(&[])?;
     let mut scanner = Scanner::new(vec![stand_in.name.clone()])?;
-    let filters = |scanner: &mut Scanner, leftover: bool| {
-        let (daemons, _) = scanner.scan(&mut || leftover)?;
-        let daemon = daemons.into_iter().next().ok_or("the daemon is not found")?;
-        check(daemon.pid == stand_in.pid(), "by its process")?;
-        check(daemon.commands.len() == 1, "with its command socket")?;
-        let filters: Vec<Filter> = daemon.monitors.iter().map(|m| m.filter).collect();
-        Ok::<_, Failed>((daemon, filters))
-    };
-    let (daemon, found) = filters(&mut scanner, false)?;
-    check(found == [Filter::Foreign, Filter::None], format!("as it started: {found:?}"))?;
+    let (daemon, found) = filters(&mut scanner, &mut |_| Ok(false))?;
+    check(daemon.pid == stand_in.pid(), "by its process")?;
+    check(found == [Foreign, None, None], format!("as it started: {found:?}"))?;
 
     let socket = daemon.monitors.get(1).ok_or("two monitors")?.id;
-    let duplicate = daemons::borrow(socket)?;
-    let cookie = daemons::cookie(&duplicate)?;
+    let command = daemon.commands.first().ok_or("a command socket")?.id;
+    let (duplicate, listened) = (daemons::borrow(socket)?, daemons::borrow(command)?);
+    let (cookie, other) = (daemons::cookie(&duplicate)?, daemons::cookie(&listened)?);
     let entry = GuardedSocket { port: daemons::port(&duplicate)?, replay_port: 0 };
     programs.guard(&duplicate, cookie, entry)?;
     scanner.remember(socket, cookie);
-    let (_, found) = filters(&mut scanner, false)?;
-    check(found == [Filter::Foreign, Filter::Guard], format!("guarded: {found:?}"))?;
+    programs.listen(&listened, other, entry)?;
+    scanner.remember(command, other);
+    let (_, found) = filters(&mut scanner, &mut |_| Ok(false))?;
+    check(found == [Foreign, Guard, Guard], format!("guarded: {found:?}"))?;
 
-    // Another vipshield finds the guard: left over if its owner is gone, foreign otherwise.
+    // Another vipshield finds the filters, and knows by the maps of the one that put them there.
     let mut another = Scanner::new(vec![stand_in.name.clone()])?;
-    let (_, found) = filters(&mut another, true)?;
-    check(found == [Filter::Foreign, Filter::Stale], format!("left over: {found:?}"))?;
-    let (_, found) = filters(&mut another, false)?;
-    check(found == [Filter::Foreign, Filter::Foreign], format!("foreign: {found:?}"))?;
+    let mut next = Programs::load(&[])?;
+    let (_, found) = filters(&mut another, &mut |cookie| next.is_left(cookie))?;
+    check(found == [Foreign, Stale, Stale], format!("left over: {found:?}"))?;
+    let left = bpf::left_sockets(&[])?;
+    check(left.contains(&cookie) && left.contains(&other), "for cleanup too")?;
+    // A guard that is loaded, and says nothing of these sockets, is that of another network namespace:
+    // what is on them is somebody else's.
+    programs.forget_socket(other)?;
+    let mut third = Programs::load(&[])?;
+    let (_, found) = filters(&mut another, &mut |cookie| third.is_left(cookie))?;
+    check(found == [Foreign, Stale, Foreign], format!("one of them foreign: {found:?}"))?;
+    // Its maps end with the socket that kept them; what was known of the others is remembered.
     drop(programs);
-    check(bpf::other_guard_loaded(&[]), "the guard stays loaded on its socket")?;
+    next.guard(&duplicate, cookie, entry)?;
+    check(next.is_left(other)?, "that it was left")?;
+    drop((next, third));
+    check(bpf::left_sockets(&[])?.contains(&cookie), "the guard stays loaded on its socket")?;
     daemons::detach_filter(&duplicate)?;
-    drop(duplicate);
+    daemons::detach_filter(&listened)?;
+    drop((duplicate, listened));
 
     // What the daemon closed is not mistaken for what it opens next.
     let elsewhere = SocketId { inode: socket.inode + 1, ..socket };
     check(daemons::borrow(elsewhere).is_err(), "another inode is another socket")?;
+    let Looked { daemons, died, .. } = scanner.scan(Scope::Known, &mut |_| Ok(false))?;
+    check(daemons.len() == 1 && !died, "looked at without looking at others")?;
+    let kin = |scanner: &Scanner| scanner.kin(stand_in.pid());
+    check(kin(&scanner) == Kin::Daemon && scanner.gone().is_empty(), "it is there")?;
+    let pid = stand_in.pid();
     drop(stand_in);
+    check(scanner.gone() == [pid], "it is seen to be gone")?;
     check(daemons::borrow(socket).is_err(), "a process that is gone")?;
-    let (daemons, gone) = scanner.scan(&mut || false)?;
-    check(daemons.is_empty() && gone == [cookie], "its guarded socket is reported as gone")
+    let Looked { daemons, mut gone, died } = scanner.scan(Scope::Known, &mut |_| Ok(false))?;
+    gone.sort_unstable();
+    let mut both = vec![cookie, other];
+    both.sort_unstable();
+    check(daemons.is_empty() && died, "it died")?;
+    check(gone == both, "its guarded sockets are reported as gone")?;
+    check(scanner.kin(pid) == Kin::Other, "and is nobody any more")
 }
 
 /// A daemon that started on a port has read the stand-in. It hears of the address, and not of its

@@ -246,10 +246,10 @@ pub(crate) fn inherited() -> Result<(), Failed> {
     stage.arm(FREE)?;
     let (nic, cookie) = (stage.index("nic")?, stage.cookie()?);
     let next = stage.load_another()?;
-    check(next.inherited_names(&[cookie + 1_000_000]).is_empty(), "of other sockets, nothing")?;
-    let names = next.inherited_names(&[cookie]);
+    check(next.inherited_names(&[cookie + 1_000_000])?.is_empty(), "of other sockets, nothing")?;
+    let names = next.inherited_names(&[cookie])?;
     check(names == BTreeMap::from([(nic, "nic".to_owned())]), format!("found {names:?}"))?;
-    check(stage.programs.inherited_names(&[cookie]).is_empty(), "nor from oneself")
+    check(stage.programs.inherited_names(&[cookie])?.is_empty(), "nor from oneself")
 }
 
 pub(crate) fn unknown_socket() -> Result<(), Failed> {

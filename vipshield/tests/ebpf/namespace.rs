@@ -215,7 +215,8 @@ impl Stage {
 
     /// Has what the kernel refuses on this socket reported.
     pub(crate) fn listen(&mut self, command: &Socket) -> Result<(), Failed> {
-        Ok(self.programs.listen(command)?)
+        let entry = GuardedSocket { port: daemons::port(command)?, replay_port: 0 };
+        Ok(self.programs.listen(command, daemons::cookie(command)?, entry)?)
     }
 
     /// Has the kernel say again that an address is gone.

@@ -20,6 +20,7 @@ mod restarts;
 mod scenarios;
 mod told;
 mod two_nics;
+mod unseen;
 mod vips;
 mod warnings;
 mod watch;

@@ -207,6 +207,10 @@ pub(super) fn an_event() -> impl Strategy<Value = Event> {
                 intents: Vec::new(),
             }),
         1 => vec(a_daemon(), 0..3).prop_map(|daemons| Event::Daemons { daemons }),
+        1 => vec(a_daemon(), 0..3).prop_map(|gone| Event::DaemonsUnknown {
+            error: "EMFILE".to_owned(),
+            gone: gone.into_iter().map(|daemon| daemon.pid).collect(),
+        }),
         1 => (an_index(), a_port(), an_about()).prop_map(|(ifindex, requester, about)| {
             Event::Withheld { message: Withheld { ifindex, requester, about } }
         }),

@@ -1,0 +1,59 @@
+//! What the driver answers to who asks over the control socket, or scrapes.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{Driver, DriverError, monotonic};
+use crate::status::{PastEvent, Status};
+
+impl Driver {
+    pub(super) fn status(&self) -> Result<Status, DriverError> {
+        let now = monotonic()?;
+        let engine = self.engine.status(now);
+        let mut counters: BTreeMap<String, u64> = self
+            .parts
+            .programs
+            .counters()?
+            .into_iter()
+            .map(|(counter, value)| (counter.name().to_owned(), value))
+            .collect();
+        let withheld =
+            counters.iter().filter(|(name, _)| name.starts_with("guard_withheld_")).map(|(_, n)| n);
+        let withheld = withheld.sum();
+        counters.insert("withheld".to_owned(), withheld);
+        counters.insert("released".to_owned(), engine.released);
+        counters.insert("rebound".to_owned(), engine.rebound);
+        counters.insert("announced".to_owned(), engine.announced);
+        counters.insert("failed_actions".to_owned(), engine.failed);
+        counters.extend(engine.heard);
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            network_namespace: self.parts.scanner.namespace(),
+            uptime_ms: millis(now.saturating_sub(self.started)),
+            ready: engine.ready,
+            nics: engine.nics,
+            missing: engine.missing,
+            warnings: engine.warnings,
+            daemons: engine.daemons,
+            routers: engine.routers,
+            claims: engine.claims,
+            counters,
+        })
+    }
+
+    pub(super) fn events(&self) -> Result<Vec<PastEvent>, DriverError> {
+        let now = monotonic()?;
+        Ok(self
+            .recent
+            .iter()
+            .map(|(at, notice)| PastEvent {
+                ago_ms: millis(now.saturating_sub(*at)),
+                notice: notice.clone(),
+            })
+            .collect())
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
