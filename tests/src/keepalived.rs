@@ -84,9 +84,13 @@ impl Keepalived {
             vrrp_pid: dir.join("vrrp.pid"),
         };
         let file = |name: &str| dir.join(name).into_os_string();
-        // Without a /dev/log syslog(3) writes to the machine's console, and waits for a serial line.
+        // Without a /dev/log syslog(3) writes to the machine's console, and waits for a serial line. But
+        // keepalived 2.2.7 executes no script without it.
+        let quiet = config.check.is_none().then_some("--no-syslog");
         let daemon = Program::new("keepalived", "keepalived", token)
-            .args(["-n", "-l", "-D", "-P", "--no-syslog", "-f"])
+            .args(["-n", "-l", "-D", "-P"])
+            .args(quiet)
+            .arg("-f")
             .arg(&conf)
             .args(["-p".into(), file("keepalived.pid"), "-r".into(), file("vrrp.pid")])
             .inside(&node.host.namespace)

@@ -31,7 +31,8 @@ const SIGNS: Duration = Duration::from_mins(1);
 const END: Duration = Duration::from_secs(8);
 /// How vipshield's documentation says that its objects can be told: protocol number of routes and
 /// rules, number of its table, its address.
-const MARKS: [&str; 4] = ["proto 118", "table 5252", "169.254.52.52", "169.254.52.53"];
+const MARKS: [&str; 5] =
+    ["proto 118", "table 5252", "table 5253", "169.254.52.52", "169.254.52.53"];
 /// Where its TC programs are as long as it runs, on kernels without tcx (before Linux 6.6).
 const CLSACT: &str = "clsact";
 

@@ -45,9 +45,10 @@ pub mod maps {
     pub const SHUNT_ENDS: &str = "SHUNT_ENDS";
     /// Hash: interface index of a NIC to [`Thrown`](crate::shunt::Thrown).
     pub const SHUNTED: &str = "SHUNTED";
-    /// Hash: interface index to the index of the guarded NIC whose traffic it bears, or may bear.
+    /// Hash: interface index to 1 if it is a guarded NIC that is called otherwise, or bears its traffic, or
+    /// may.
     pub const BEARERS: &str = "BEARERS";
-    /// Hash: interface name to the name of the interface that VRRP sockets are bound to in its place.
+    /// Hash: interface name to the index of the interface that VRRP sockets are bound to in its place.
     pub const BOUND_TO: &str = "BOUND_TO";
     /// Hash: [`AddressKey`](crate::guard::AddressKey) of addresses whose owners are watched.
     pub const WATCHED: &str = "WATCHED";

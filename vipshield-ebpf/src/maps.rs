@@ -71,7 +71,7 @@ pub(crate) static TASKS: RingBuf = RingBuf::with_byte_size(TASKS_BYTES, 0);
 #[map]
 pub(crate) static BEARERS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_BEARERS, 0);
 #[map]
-pub(crate) static BOUND_TO: HashMap<IfName, IfName> = HashMap::with_max_entries(MAX_NICS, 0);
+pub(crate) static BOUND_TO: HashMap<IfName, u32> = HashMap::with_max_entries(MAX_NICS, 0);
 #[map]
 pub(crate) static SHUNT_ENDS: HashMap<u32, ShuntEnd> = HashMap::with_max_entries(2 * MAX_NICS, 0);
 #[map]

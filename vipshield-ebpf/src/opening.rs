@@ -17,10 +17,7 @@ use aya_ebpf::{
     macros::cgroup_sockopt,
     programs::SockoptContext,
 };
-use vipshield_common::{
-    counters::Counter,
-    guard::{IFNAMSIZ, IfName},
-};
+use vipshield_common::{counters::Counter, guard::IfName};
 
 use crate::maps::{BEARERS, BOUND_TO, alive, count};
 
@@ -33,11 +30,18 @@ const SOL_SOCKET: i32 = 1;
 const IP_MULTICAST_IF: i32 = 32;
 const IPV6_MULTICAST_IF: i32 = 17;
 const SO_BINDTODEVICE: i32 = 25;
+/// Linux 5.0.
+const SO_BINDTOIFINDEX: i32 = 62;
 /// `struct ip_mreqn`: group, address, index.
 const MREQN_INDEX: usize = 8;
 
 /// The call goes on, with what is in its buffer by then.
 const GO_ON: i32 = 1;
+/// The shortest page: of an option that is longer than a page the buffer has no more than that, and
+/// before Linux 6.5 the kernel refuses the call unless the program says that the buffer does not count
+/// (`__cgroup_bpf_run_filter_setsockopt`, `kernel/bpf/cgroup.c`).
+const PAGE: i32 = 4096;
+const AS_IT_CAME: i32 = 0;
 
 /// The loader knows.
 #[unsafe(no_mangle)]
@@ -47,6 +51,10 @@ static NETWORK_NAMESPACE: u64 = 0;
 fn socket_opening(ctx: SockoptContext) -> i32 {
     // SAFETY: the context is valid for as long as the program runs.
     let call = unsafe { &mut *ctx.sockopt };
+    if call.optlen > PAGE {
+        call.optlen = AS_IT_CAME;
+        return GO_ON;
+    }
     // SAFETY: the verifier lets nothing else be read here, and null is ruled out.
     let Some(socket) = (unsafe { call.__bindgen_anon_1.sk.as_ref() }) else { return GO_ON };
     if socket.protocol != IPPROTO_VRRP {
@@ -74,14 +82,15 @@ fn bind(ctx: &SockoptContext, call: &mut bpf_sockopt) -> Option<()> {
     // SAFETY: it lies within the buffer.
     let asked_for = unsafe { name.read_unaligned() };
     // SAFETY: entries are never changed in place.
-    let bound_to = unsafe { BOUND_TO.get(asked_for) }?;
-    // SAFETY: as above; the program may write what the kernel reads next.
-    unsafe { name.write_unaligned(*bound_to) };
-    call.optlen = IFNAMSIZ as i32;
+    let ifindex = *unsafe { BOUND_TO.get(asked_for) }?;
+    // By index: names change. SAFETY: as above; the program may write what the kernel reads next.
+    unsafe { name.cast::<u32>().write_unaligned(ifindex) };
+    call.optname = SO_BINDTOIFINDEX;
+    call.optlen = size_of::<u32>() as i32;
     Some(())
 }
 
-/// Has it send through what it is bound to, if that and what it asks for are ends of one wire.
+/// Has it send through what it is bound to, if that bears a NIC's traffic: the kernel allows nothing else.
 #[inline(always)]
 fn send(
     ctx: &SockoptContext,
@@ -89,11 +98,17 @@ fn send(
     socket: &bpf_sock,
     index_at: usize,
 ) -> Option<Counter> {
+    // A shorter one names an address, and the buffer is longer.
+    if call.optlen < (index_at + size_of::<u32>()) as i32 {
+        return None;
+    }
     let index: *mut u32 = within(call, index_at)?;
     let bound = socket.bound_dev_if;
     // SAFETY: it lies within the buffer.
     let asked_for = unsafe { index.read_unaligned() };
-    if bound == asked_for || !is_here(ctx) || !alive() || !is_same_wire(bound, asked_for) {
+    // SAFETY: entries are never changed in place.
+    let is_bearer = unsafe { BEARERS.get(bound) }.is_some();
+    if bound == asked_for || !is_bearer || !is_here(ctx) || !alive() {
         return None;
     }
     // SAFETY: as above; the program may write what the kernel reads next.
@@ -121,12 +136,4 @@ fn is_here(ctx: &SockoptContext) -> bool {
         let own = core::ptr::read_volatile(&raw const NETWORK_NAMESPACE);
         bpf_get_netns_cookie(ctx.as_ptr()) == own
     }
-}
-
-/// Whether both interfaces bear, or may bear, the traffic of one guarded NIC.
-#[inline(always)]
-fn is_same_wire(one: u32, other: u32) -> bool {
-    // SAFETY: entries are never changed in place.
-    let nics = unsafe { (BEARERS.get(one), BEARERS.get(other)) };
-    matches!(nics, (Some(one), Some(other)) if one == other)
 }

@@ -21,7 +21,7 @@ use tokio::{
 use vipshield_common::tasks::TaskEvent;
 
 use self::{
-    attach::{cookies, guard, listen},
+    attach::{cookies, guard, listen, set_opening},
     look::Looks,
 };
 use crate::{
@@ -185,7 +185,7 @@ impl Driver {
     /// Alive before anything is guarded, and everything seen before anything is decided.
     async fn begin(&mut self) -> Result<(), DriverError> {
         let snapshot = self.parts.monitor.snapshot(Vec::new()).await?;
-        let daemons = self.look()?;
+        let (daemons, _) = self.look()?;
         let names = self.parts.programs.inherited_names(&cookies(&daemons));
         let names = names.map_err(DriverError::Inherit)?;
         self.feed(Event::Inherited { names }).await?;
@@ -356,7 +356,7 @@ impl Driver {
             Action::SetCommandPorts { ports } => programs.set_command_ports(ports)?,
             Action::Guard { socket } => guard(programs, scanner, *socket, replay.port)?,
             Action::Listen { socket } => listen(programs, scanner, *socket, replay.port)?,
-            Action::SetOpening { nic, opening } => programs.set_opening(*nic, opening.as_ref())?,
+            Action::SetOpening { nic, opening } => set_opening(programs, *nic, opening.as_ref())?,
             Action::RemoveVip { ifindex, address } => vips.remove(*ifindex, *address).await?,
             Action::MoveVip { address, from, to } => vips.relocate(*address, *from, *to).await?,
             Action::Announce { ifindex, address, mac } => {

@@ -239,7 +239,8 @@ impl Ground {
         ensure!(sockets > 0, "keepalived has no VRRP socket");
         // It stays prepared for some time, but by now nothing may take another way for it.
         let rules = rules(node)?;
-        ensure!(self.place == Place::Free || rules.is_empty(), "rules while bridged: {rules:?}");
+        let used: Vec<_> = rules.iter().filter(|rule| rule.contains(SPARE_TABLE)).collect();
+        ensure!(self.place == Place::Free || used.is_empty(), "rules while bridged: {used:?}");
         for own in &node.config.addresses {
             let found = node.host.rtnl.addresses(bearer.index)?;
             let here = found.iter().any(|address| {
@@ -476,6 +477,9 @@ fn traces(lab: &Lab) -> Result<Vec<String>> {
     }
     Ok(found)
 }
+
+/// What a rule in use leads to, as [`rules`] has it.
+const SPARE_TABLE: &str = "Table(5252)";
 
 /// The rules by which vipshield carries for a node.
 pub(super) fn rules(node: &Node) -> Result<Vec<String>> {

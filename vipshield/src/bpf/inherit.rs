@@ -16,10 +16,10 @@ use log::debug;
 use thiserror::Error;
 use vipshield_common::{
     guard::{GuardedSocket, NicPolicy},
-    maps, programs,
+    maps,
 };
 
-use super::decode::interface_name;
+use super::{FILTERS, decode::interface_name};
 use crate::causes::{causes, passing};
 
 /// A guard that was left behind cannot be looked into.
@@ -50,7 +50,8 @@ pub(super) fn left(own: &[u32]) -> io::Result<Vec<Left>> {
     for program in loaded_programs() {
         // One that is unloaded in this moment was on no socket.
         let Some(program) = known(program)? else { continue };
-        if program.name_as_str() == Some(programs::NETLINK_GUARD) && !own.contains(&program.id()) {
+        let is_filter = program.name_as_str().is_some_and(|name| FILTERS.contains(&name));
+        if is_filter && !own.contains(&program.id()) {
             all.extend(known(left_by(&program))?);
         }
     }

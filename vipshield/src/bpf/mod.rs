@@ -348,15 +348,15 @@ impl Programs {
         self.watches.set_answers(nic, answers)
     }
 
-    /// Has VRRP sockets of the processes in this control group opened as [set](Self::set_opening). Linux
-    /// 5.15; where the kernel does not let it that is said once.
-    pub fn mind_openings(&mut self, cgroup: &File) {
-        self.openings.attach(&mut self.ebpf, cgroup);
-    }
-
-    /// Has VRRP sockets of a NIC opened so from now on; or as the kernel does it.
-    pub fn set_opening(&mut self, nic: u32, opening: Option<&Opening>) -> Result<(), BpfError> {
-        self.openings.set(nic, opening)
+    /// Has VRRP sockets of a NIC opened so from now on by the processes in these control groups; or as the
+    /// kernel does it. Linux 5.15; where the kernel does not take the program that is said once.
+    pub fn set_opening(
+        &mut self,
+        nic: u32,
+        opening: Option<&Opening>,
+        cgroups: &[File],
+    ) -> Result<(), BpfError> {
+        self.openings.set(&mut self.ebpf, nic, opening, cgroups)
     }
 
     /// Has ports seen to join or leave before the kernel says so. False: it does not let probes in,

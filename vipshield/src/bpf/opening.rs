@@ -1,11 +1,7 @@
 //! How VRRP sockets that guarded daemons open anew find their NIC's traffic while names are exchanged: the
 //! program on the daemons' control groups, and what it is told.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    fs::File,
-    os::unix::fs::MetadataExt as _,
-};
+use std::{collections::BTreeMap, fs::File, os::unix::fs::MetadataExt as _};
 
 use aya::{
     Ebpf,
@@ -20,18 +16,14 @@ use vipshield_common::{guard::IfName, maps, programs};
 use super::{BpfError, absent_is_fine, if_name, take};
 use crate::{causes::causes, daemons::network_namespace_cookie, engine::Opening};
 
-/// Control groups with the program on them, the last ones: a daemon in a container gets another each
-/// time it is started.
-const MAX_CGROUPS: usize = 16;
-
 /// See the [module](self).
 pub(super) struct Openings {
     bearers: HashMap<MapData, u32, u32>,
-    bound_to: HashMap<MapData, IfName, IfName>,
+    bound_to: HashMap<MapData, IfName, u32>,
     /// What may be in these maps, by NIC.
     known: BTreeMap<u32, Opening>,
-    /// By the inode of the control group.
-    attached: VecDeque<(u64, CgroupSockoptLinkId)>,
+    /// By the inode of the control group, while there is anything in the maps.
+    attached: BTreeMap<u64, CgroupSockoptLinkId>,
     /// The kernel may take the program.
     usable: bool,
 }
@@ -48,41 +40,32 @@ impl Openings {
             bearers: take(ebpf, maps::BEARERS)?,
             bound_to: take(ebpf, maps::BOUND_TO)?,
             known: BTreeMap::new(),
-            attached: VecDeque::new(),
+            attached: BTreeMap::new(),
             usable,
         })
     }
 
-    /// Puts the program on a control group, once. Where the kernel does not let it, a daemon that is
-    /// reloaded while names are exchanged fails once.
-    pub(super) fn attach(&mut self, ebpf: &mut Ebpf, cgroup: &File) {
-        let Ok(inode) = cgroup.metadata().map(|it| it.ino()) else { return };
-        if !self.usable || self.attached.iter().any(|(known, _)| *known == inode) {
-            return;
-        }
-        match put_on(ebpf, cgroup) {
-            Ok(link) => {
-                self.attached.push_back((inode, link));
-                if self.attached.len() > MAX_CGROUPS
-                    && let Some((_, oldest)) = self.attached.pop_front()
-                {
-                    take_off(ebpf, oldest);
-                }
-            }
-            Err(error) => {
-                self.usable = false;
-                info!(
-                    "a daemon that is reloaded while names are exchanged will fail once: the kernel does \
-                     not let {} be used: {}",
-                    programs::SOCKET_OPENING,
-                    causes(&error)
-                );
+    /// Has VRRP sockets of a NIC opened so, and not as before, by the processes in these control groups.
+    pub(super) fn set(
+        &mut self,
+        ebpf: &mut Ebpf,
+        nic: u32,
+        opening: Option<&Opening>,
+        cgroups: &[File],
+    ) -> Result<(), BpfError> {
+        self.tell(nic, opening)?;
+        if self.known.is_empty() {
+            for (_, link) in std::mem::take(&mut self.attached) {
+                take_off(ebpf, link);
             }
         }
+        for cgroup in cgroups.iter().filter(|_| opening.is_some()) {
+            self.attach(ebpf, cgroup)?;
+        }
+        Ok(())
     }
 
-    /// Has VRRP sockets of a NIC opened so, and not as before.
-    pub(super) fn set(&mut self, nic: u32, opening: Option<&Opening>) -> Result<(), BpfError> {
+    fn tell(&mut self, nic: u32, opening: Option<&Opening>) -> Result<(), BpfError> {
         let wanted = opening.cloned().unwrap_or_default();
         let known = self.known.get(&nic).cloned().unwrap_or_default();
         // Until all of it is done, any of both may be there.
@@ -97,12 +80,12 @@ impl Openings {
         }
         for bearer in &wanted.bearers {
             self.bearers
-                .insert(bearer, nic, 0)
+                .insert(bearer, 1, 0)
                 .map_err(|source| BpfError::Map { map: maps::BEARERS, source })?;
         }
         if let Some(bound_to) = &wanted.bound_to {
             self.bound_to
-                .insert(if_name(&wanted.name)?, if_name(bound_to)?, 0)
+                .insert(if_name(&wanted.name)?, bound_to, 0)
                 .map_err(|source| BpfError::Map { map: maps::BOUND_TO, source })?;
         }
         match opening {
@@ -111,23 +94,45 @@ impl Openings {
         };
         Ok(())
     }
+
+    /// Puts the program on a control group, once. A kernel that does not take it never will.
+    fn attach(&mut self, ebpf: &mut Ebpf, cgroup: &File) -> Result<(), BpfError> {
+        // One that is gone has no processes any more.
+        let Ok(inode) = cgroup.metadata().map(|it| it.ino()) else { return Ok(()) };
+        if self.usable && !self.attached.contains_key(&inode) {
+            if let Err(error) = load(ebpf) {
+                self.usable = false;
+                info!(
+                    "a daemon that is reloaded while names are exchanged will fail once: the kernel does \
+                     not take {}: {}",
+                    programs::SOCKET_OPENING,
+                    causes(&error)
+                );
+                return Ok(());
+            }
+            self.attached.insert(inode, put_on(ebpf, cgroup)?);
+        }
+        Ok(())
+    }
 }
 
 fn program(ebpf: &mut Ebpf) -> Result<&mut CgroupSockopt, BpfError> {
     let name = programs::SOCKET_OPENING;
-    let failed = |source| BpfError::Program { program: name, source };
     ebpf.program_mut(name).ok_or(BpfError::Missing(name))?.try_into().map_err(failed)
 }
 
-fn put_on(ebpf: &mut Ebpf, cgroup: &File) -> Result<CgroupSockoptLinkId, BpfError> {
-    let failed =
-        |source: ProgramError| BpfError::Program { program: programs::SOCKET_OPENING, source };
+fn failed(source: ProgramError) -> BpfError {
+    BpfError::Program { program: programs::SOCKET_OPENING, source }
+}
+
+fn load(ebpf: &mut Ebpf) -> Result<(), BpfError> {
     let program = program(ebpf)?;
-    if program.fd().is_err() {
-        program.load().map_err(failed)?;
-    }
+    if program.fd().is_ok() { Ok(()) } else { program.load().map_err(failed) }
+}
+
+fn put_on(ebpf: &mut Ebpf, cgroup: &File) -> Result<CgroupSockoptLinkId, BpfError> {
     // A link allows for those of others in any case (`cgroup_bpf_link_attach`).
-    program.attach(cgroup, CgroupAttachMode::Single).map_err(failed)
+    program(ebpf)?.attach(cgroup, CgroupAttachMode::Single).map_err(failed)
 }
 
 fn take_off(ebpf: &mut Ebpf, link: CgroupSockoptLinkId) {

@@ -44,6 +44,9 @@ struct Found {
     is_daemon: bool,
 }
 
+/// Device and inode of a file: it may be renamed under a running daemon.
+type Executable = (u64, u64);
+
 /// Where to look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
@@ -83,8 +86,8 @@ pub struct Scanner {
     namespace: u64,
     /// Sockets that carry this vipshield's guard: inode and cookie.
     guarded: BTreeMap<u64, u64>,
-    /// Daemons found before: process id and start time.
-    known: BTreeSet<(u32, u64)>,
+    /// Daemons found before: process id and start time, and the file that they execute.
+    known: BTreeMap<(u32, u64), Option<Executable>>,
     /// Processes with a daemon's executable.
     family: BTreeSet<u32>,
     /// The kernel's numbers of processes, which tracepoints tell, are those of /proc.
@@ -102,7 +105,7 @@ impl Scanner {
             names,
             namespace,
             guarded: BTreeMap::new(),
-            known: BTreeSet::new(),
+            known: BTreeMap::new(),
             family: BTreeSet::new(),
             is_numbered_alike: is_first_pid_namespace(),
             homes: Homes::default(),
@@ -144,14 +147,22 @@ impl Scanner {
     /// descriptor: a link can be read when no file can be opened.
     #[must_use]
     pub fn gone(&self) -> Vec<u32> {
-        self.known.iter().map(|(pid, _)| *pid).filter(|pid| self.is_gone(*pid)).collect()
+        self.known.keys().map(|(pid, _)| *pid).filter(|pid| self.is_gone(*pid)).collect()
     }
 
     fn is_gone(&self, pid: u32) -> bool {
-        match fs::read_link(format!("/proc/{pid}/exe")) {
-            Ok(executable) => self.name_of(&executable).is_none(),
+        let path = PathBuf::from(format!("/proc/{pid}/exe"));
+        match fs::read_link(&path) {
+            Ok(executable) => self.name_of(&executable).is_none() && !self.executes(pid, &path),
             Err(error) => of_proc(&error) == Says::Gone,
         }
+    }
+
+    /// Whether a process executes what the daemon of this number did when it was found, whatever that is
+    /// called by now.
+    fn executes(&self, pid: u32, executable: &Path) -> bool {
+        let known = self.known.range((pid, 0)..=(pid, u64::MAX)).filter_map(|(_, file)| *file);
+        known.last().is_some_and(|file| executable_of(executable) == Some(file))
     }
 
     /// The name that makes an executable a daemon's.
@@ -181,7 +192,13 @@ impl Scanner {
         let mut daemons = originals(found);
         self.homes.find(daemons.iter_mut().map(|daemon| daemon.vrrp.as_mut_slice()))?;
         self.family = family;
-        self.known = daemons.iter().map(|daemon| (daemon.pid, daemon.start_time)).collect();
+        self.known = daemons
+            .iter()
+            .map(|Daemon { pid, start_time, .. }| {
+                let file = executable_of(Path::new(&format!("/proc/{pid}/exe")));
+                ((*pid, *start_time), file)
+            })
+            .collect();
         let monitors = daemons.iter().flat_map(|daemon| &daemon.monitors).map(|m| m.id.inode);
         let commands = daemons.iter().flat_map(|daemon| &daemon.commands).map(|c| c.id.inode);
         let seen: BTreeSet<u64> = monitors.chain(commands).collect();
@@ -212,7 +229,7 @@ impl Scanner {
                 .iter()
                 .any(|Found { daemon, .. }| (daemon.pid, daemon.start_time) == (*pid, *start_time))
         };
-        !self.known.iter().all(is_there)
+        !self.known.keys().all(is_there)
     }
 
     /// A process that dies while it is looked at is no daemon.
@@ -240,8 +257,13 @@ impl Scanner {
         directory: &Path,
         leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
     ) -> Result<Option<Found>, Unseen> {
-        let executable = seen(&directory.join("exe"), |path| fs::read_link(path))?;
-        let Some(name) = self.name_of(&executable) else { return Ok(None) };
+        let path = directory.join("exe");
+        let executable = seen(&path, |path| fs::read_link(path))?;
+        let name = match self.name_of(&executable) {
+            Some(name) => name.clone(),
+            None if self.executes(pid, &path) => file_name(&executable),
+            None => return Ok(None),
+        };
         if seen(&directory.join("ns/net"), |path| fs::metadata(path))?.ino() != self.namespace {
             return Ok(None);
         }
@@ -250,7 +272,7 @@ impl Scanner {
             trouble: None,
             pid,
             start_time,
-            name: name.clone(),
+            name,
             role: Role::Checkers,
             commands: Vec::new(),
             monitors: Vec::new(),
@@ -267,7 +289,7 @@ impl Scanner {
         let is_daemon = !daemon.monitors.is_empty()
             || !daemon.vrrp.is_empty()
             || daemon.trouble.is_some()
-            || self.known.contains(&(pid, daemon.start_time));
+            || self.known.contains_key(&(pid, daemon.start_time));
         if !daemon.vrrp.is_empty() {
             daemon.role = Role::Vrrp;
         }
@@ -391,6 +413,15 @@ impl Scanner {
         }
         Ok(())
     }
+}
+
+/// None: it is gone, or may not be looked at.
+fn executable_of(path: &Path) -> Option<Executable> {
+    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// Those that are no copies. A daemon forks for every script that it runs: until the child executes

@@ -1,16 +1,16 @@
 //! Filters on daemons' sockets.
 
-use std::os::fd::OwnedFd;
+use std::{fs::File, os::fd::OwnedFd};
 
-use log::info;
+use log::warn;
 use vipshield_common::guard::GuardedSocket;
 
 use super::ActionError;
 use crate::{
     bpf::Programs,
     causes::causes,
-    daemons::{self, Scanner},
-    engine::{Daemon, Filter, SocketId},
+    daemons::{self, CgroupError, Scanner},
+    engine::{Daemon, Filter, Opening, SocketId},
 };
 
 /// Puts the guard on a monitor socket.
@@ -23,19 +23,28 @@ pub(super) fn guard(
     let (socket, cookie, entry) = to_attach(id, replay_port)?;
     programs.guard(&socket, cookie, entry)?;
     scanner.remember(id, cookie);
-    mind_openings(programs, id.pid);
     Ok(())
 }
 
-/// The daemon does without, and fails once if it is reloaded while names are exchanged.
-fn mind_openings(programs: &mut Programs, pid: u32) {
-    match daemons::cgroup(pid) {
-        Ok(cgroup) => programs.mind_openings(&cgroup),
-        Err(error) => info!(
-            "process {pid} will fail once should it be reloaded while names are exchanged: {}",
-            causes(&error)
-        ),
-    }
+/// Has the VRRP sockets that daemons open anew bound where their NIC's traffic is.
+pub(super) fn set_opening(
+    programs: &mut Programs,
+    nic: u32,
+    opening: Option<&Opening>,
+) -> Result<(), ActionError> {
+    let daemons = opening.iter().flat_map(|opening| &opening.daemons);
+    let found = |pid: &u32| {
+        let cgroup = daemons::cgroup(*pid);
+        let unseen = |error: &CgroupError| {
+            warn!(
+                "process {pid} will fail once should it be reloaded while names are exchanged: {}",
+                causes(error)
+            );
+        };
+        cgroup.inspect_err(unseen).ok()
+    };
+    let cgroups: Vec<File> = daemons.filter_map(found).collect();
+    Ok(programs.set_opening(nic, opening, &cgroups)?)
 }
 
 /// Has what the kernel refuses on a command socket reported.

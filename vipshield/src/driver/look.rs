@@ -48,7 +48,11 @@ impl Looks {
         let more = delays.iter().map(|delay| (now + *delay, scope));
         let mut due: Vec<_> = self.due.drain(..).chain(more).collect();
         due.sort_unstable();
-        due.truncate(tasks::MOST_LOOKS);
+        // The first are due now, and the last wait for who was born last.
+        let half = tasks::MOST_LOOKS / 2;
+        if due.len() > 2 * half {
+            due.drain(half..due.len() - half);
+        }
         self.due = due.into();
     }
 
@@ -89,7 +93,13 @@ impl Driver {
     /// it. Daemons that are gone are seen to be all the same.
     pub(super) async fn scan(&mut self) -> Result<(), DriverError> {
         let event = match self.look() {
-            Ok(daemons) => Event::Daemons { daemons },
+            Ok((daemons, died)) => {
+                // Before the kernel's word of it, or where that is not understood.
+                if died {
+                    self.feed(Event::Turnover).await?;
+                }
+                Event::Daemons { daemons }
+            }
             Err(DriverError::Scan(error)) => {
                 let gone = self.parts.scanner.gone();
                 Event::DaemonsUnknown { error: causes(&error), gone }
@@ -99,8 +109,8 @@ impl Driver {
         self.feed(event).await
     }
 
-    /// Looks for daemons, and says when to look next.
-    pub(super) fn look(&mut self) -> Result<Vec<Daemon>, DriverError> {
+    /// Looks for daemons, and says when to look next. The second value: whether one has died.
+    pub(super) fn look(&mut self) -> Result<(Vec<Daemon>, bool), DriverError> {
         let begun = clock();
         let Parts { programs, scanner, .. } = &mut self.parts;
         let lost = programs.task_events_lost()?;
@@ -115,7 +125,7 @@ impl Driver {
         for cookie in gone {
             self.parts.programs.forget_socket(cookie)?;
         }
-        Ok(daemons)
+        Ok((daemons, died))
     }
 }
 
@@ -146,6 +156,18 @@ mod tests {
         looks.over(next, Scope::All, 1, false);
         let next = looks.next().unwrap();
         assert_eq!(looks.scope(next, 1), Scope::Known, "it was lost before");
+    }
+
+    #[test]
+    fn of_too_many_looks_the_first_and_the_last_stay() {
+        let mut looks = Looks::default();
+        let begun = clock();
+        for _ in 0..20 {
+            looks.soon(Scope::All, &AFTER_BIRTH);
+        }
+        assert_eq!(looks.due.len(), tasks::MOST_LOOKS);
+        assert!(looks.due.front().unwrap().0 < begun + Duration::from_millis(100));
+        assert!(looks.due.back().unwrap().0 >= begun + *AFTER_BIRTH.last().unwrap());
     }
 
     #[test]

@@ -47,11 +47,16 @@ impl Engine {
                     self.flashes.retain(|flash| (flash.0, flash.1) != (ifindex, address));
                 } else if self.is_own(address) {
                     self.world.forget_own_address(ifindex, address.ip);
+                    if let Some(nic) = self.nics.get_mut(&ifindex) {
+                        nic.lose_carry();
+                    }
                 } else {
                     self.address_removed(ifindex, address, requester);
                 }
                 let concerns = self.is_home(ifindex) || self.is_rival(ifindex);
-                self.world.address_left(ifindex);
+                if address.ip.is_ipv4() {
+                    self.world.address_left(ifindex);
+                }
                 return concerns;
             }
             Event::Heard { frames } => return self.heard(frames, now),

@@ -16,7 +16,7 @@ use super::{
     nic::Nic,
     notice::Weight,
     tell,
-    world::{Daemon, Family, Filter, SocketId, VrrpSocket, World},
+    world::{Daemon, Family, Filter, Role, SocketId, VrrpSocket, World},
 };
 
 /// A daemon by its process id, and a NIC by its index.
@@ -28,11 +28,13 @@ type On = (u32, u32);
 pub struct Opening {
     /// The name by which they bind them.
     pub name: String,
-    /// What they are bound to then; none where what has the name is right.
-    pub bound_to: Option<String>,
-    /// The NIC, and whatever bears its traffic or has its name: one that is bound to one of these, and
-    /// asks to send through another, sends through the one that it is bound to.
+    /// The interface that they are bound to then; none while that cannot be told.
+    pub bound_to: Option<u32>,
+    /// The NIC, and whatever bears its traffic or has its name: one that is bound to one of these sends
+    /// through that, whatever it asks for.
     pub bearers: BTreeSet<u32>,
+    /// The processes that open them.
+    pub daemons: BTreeSet<u32>,
 }
 
 /// See the [module](self).
@@ -131,12 +133,12 @@ impl Engine {
 
     fn opening(&self, nic: &Nic) -> Opening {
         let exists = |ifindex: &u32| self.world.has_link(*ifindex);
-        let bearer = nic.bearer.and_then(|bearer| self.world.link(bearer));
-        let bound_to = bearer.filter(|bearer| bearer.name != nic.name);
+        let speak = |daemon: &&Daemon| daemon.role == Role::Vrrp;
         Opening {
             name: nic.name.clone(),
-            bound_to: bound_to.map(|bearer| bearer.name.clone()),
+            bound_to: nic.bearer.filter(exists),
             bearers: nic.bearers.iter().copied().filter(exists).collect(),
+            daemons: self.world.daemons.values().filter(speak).map(|daemon| daemon.pid).collect(),
         }
     }
 

@@ -9,6 +9,8 @@
 //!   table's: routes of the main table that are more specific still win, and everything else takes
 //!   the spare table. Without the first, a pod's host route would lose to the NIC's default route.
 //!   The table is one for all NICs, and so are rules for the same destination.
+//! - What stands by has a table of its own, and rules that come to it when the main table has no route to
+//!   the destination any more.
 //!
 //! Should vipshield die, all of this must not outlive it: a node whose routes lead through a NIC
 //! that has become a port resolves no new neighbour. So the anchor has a lifetime that is renewed
@@ -44,6 +46,9 @@ use crate::engine::Plan;
 pub const PROTOCOL: u8 = 118;
 /// Number of the spare table.
 pub const SPARE_TABLE: u32 = 5252;
+/// Number of the table of routes that stand by. Another one: they lead through a port, and what the spare
+/// table of another NIC is asked for must not find them.
+const STANDBY_TABLE: u32 = 5253;
 /// Seconds for which anchor and IPv6 routes last unless they are renewed.
 const LIFETIME: u32 = 4;
 /// Seconds for which a stand-in lasts at the most.
@@ -311,7 +316,7 @@ mod tests {
         let (half, old) = ([none.clone(), one.clone()], [one.clone()]);
         // The anchor, an address, a route.
         let rest = 3;
-        assert_eq!(removed(&old, &none, &[]), (4, rest));
+        assert_eq!(removed(&old, &none, &[]), (2, rest));
         assert_eq!(removed(&old, &none, &used), (0, rest));
         assert_eq!(removed(&old, &none, &spare), (2, rest), "it stands by");
         assert_eq!(removed(&old, &none, &[spare, used.clone()].concat()), (0, rest));

@@ -98,6 +98,16 @@ impl Nic {
         Plan { addresses: self.carryable().collect(), routes, in_use: !port }
     }
 
+    /// An address of vipshield's own left the NIC: with it went, without a word, what it kept alive. If it
+    /// was not vipshield that took it off, all is to be put in force again; if it was, that changes
+    /// nothing.
+    pub(in super::super) fn lose_carry(&mut self) {
+        if let Some(lost) = self.carry.pop_if(|plan| plan.is_ipv4()) {
+            self.carry = vec![Plan::default()];
+            self.half_carried.get_or_insert(lost);
+        }
+    }
+
     /// Everything of which a part may be in force.
     pub(in super::super) fn carried(&self) -> Vec<Plan> {
         let half = self.half_carried.iter().filter(|half| !self.carry.contains(half));

@@ -47,16 +47,11 @@ impl Keepalived {
     /// It opens its sockets anew: bound by the name, which only the kernel resolves, and sending by
     /// the number that it knows for it.
     pub(super) fn open(&mut self, node: &Node, opening: Option<&Opening>) {
-        let bound_to = opening.and_then(|opening| opening.bound_to.as_deref());
-        let by_name = node.index(bound_to.unwrap_or(NIC));
+        let by_name = opening.and_then(|opening| opening.bound_to).or_else(|| node.index(NIC));
         self.closed = by_name.is_none();
         let Some(by_name) = by_name else { return };
-        let interface = self.interface();
-        self.mute = interface != Some(by_name)
-            && !opening.is_some_and(|opening| {
-                let all = &opening.bearers;
-                all.contains(&by_name) && interface.is_some_and(|it| all.contains(&it))
-            });
+        self.mute = self.interface() != Some(by_name)
+            && !opening.is_some_and(|opening| opening.bearers.contains(&by_name));
         self.bound = [by_name; 2];
         self.opened += 1;
     }

@@ -300,7 +300,8 @@ fn sockets_are_opened_otherwise_exactly_while_names_are_exchanged() {
     let bridge = bench.node.index(NIC).unwrap();
     let opening = &bench.openings[&NIC_INDEX];
     assert_eq!(opening.bearers, [NIC_INDEX, bridge].into());
-    assert_eq!((opening.name.as_str(), &opening.bound_to), (NIC, &None));
+    assert_eq!((opening.name.as_str(), opening.bound_to), (NIC, Some(bridge)));
+    assert_eq!(opening.daemons, [bench.keepalived().pid].into());
     bench.fails = |action| matches!(action, Action::SetOpening { .. });
     bench.sequence(Sequence::Unexchange);
     bench.fails = |_| false;

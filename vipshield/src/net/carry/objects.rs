@@ -14,7 +14,7 @@ use netlink_packet_route::{
     rule::{RuleAction, RuleAttribute, RuleMessage},
 };
 
-use super::{ANCHOR, LIFETIME, PROTOCOL, SPARE_TABLE};
+use super::{ANCHOR, LIFETIME, PROTOCOL, SPARE_TABLE, STANDBY_TABLE};
 use crate::{
     engine::{Plan, Route},
     net::route::{RT_TABLE_MAIN, plain},
@@ -22,10 +22,13 @@ use crate::{
 
 /// Metric of the local routes: worse than any of the kernel's.
 const LOCAL_METRIC: u32 = 5252;
-/// Priority of the first rule for the default route. Behind the rules of others, before the main
-/// table's (32766); those for longer prefixes come before it.
-const DEFAULT_RULE: u32 = 32_762;
-/// Rules of each prefix length.
+/// Priority of the first rule for the default route. Before the main table's (32766); those for longer
+/// prefixes come before it.
+const DEFAULT_RULE: u32 = 32_764;
+/// Priority of the rule by which the default route stands by: behind those of the main table and of the
+/// default one (32767), so that nothing else is left when it is reached.
+const LAST_RULE: u32 = 32_768;
+/// Rules of each prefix length: in use, and standing by.
 const RULES: u32 = 4;
 /// Rules are bounded: so many destinations.
 const MAX_PREFIXES: usize = 64;
@@ -52,11 +55,12 @@ pub(super) fn objects(nic: u32, plan: &Plan) -> Vec<Object> {
     for address in &plan.addresses {
         objects.push(Object::Route(Box::new(local_route(nic, *address))));
     }
+    let table = if plan.in_use { SPARE_TABLE } else { STANDBY_TABLE };
     // What is on the link comes before what has a gateway there.
     let (on_link, behind): (Vec<&Route>, Vec<&Route>) =
         plan.routes.iter().partition(|route| route.gateway.is_none());
     for route in on_link.iter().chain(&behind) {
-        objects.push(Object::Route(Box::new(spare_route(nic, route, &on_link))));
+        objects.push(Object::Route(Box::new(spare_route(nic, table, route, &on_link))));
     }
     objects.extend(rules(plan));
     objects
@@ -64,30 +68,38 @@ pub(super) fn objects(nic: u32, plan: &Plan) -> Vec<Object> {
 
 /// The rules among them: they say nothing of the NIC, so that two NICs with a route to the same
 /// destination have the same.
+///
+/// Each length has its own priorities: a rule without a prefix to delete is to the kernel any rule of its
+/// priority and table (`fib4_rule_compare` in `net/ipv4/fib_rules.c`).
 pub(super) fn rules(plan: &Plan) -> Vec<Object> {
     let mut rules = Vec::new();
     for ipv6 in [false, true] {
         let prefixes = plan.prefixes(ipv6);
-        for (ip, length) in prefixes.into_iter().take(MAX_PREFIXES) {
-            // Each length has its own: a rule without a prefix to delete is to the kernel any rule of
-            // its priority and table (`fib4_rule_compare` in `net/ipv4/fib_rules.c`).
-            let priority = DEFAULT_RULE - RULES * u32::from(length);
-            if plan.in_use {
-                rules.extend(detour(ip, length, priority, Some(length)));
+        // The shortest lead anywhere.
+        for (ip, length) in prefixes.iter().skip(prefixes.len().saturating_sub(MAX_PREFIXES)) {
+            let priority = DEFAULT_RULE - RULES * u32::from(*length);
+            match length.checked_sub(1) {
+                _ if plan.in_use => {
+                    rules.extend(detour(*ip, *length, priority, *length, SPARE_TABLE));
+                }
+                Some(shorter) => {
+                    rules.extend(detour(*ip, *length, priority + 2, shorter, STANDBY_TABLE));
+                }
+                None => {
+                    let last = rule(*ip, *length, LAST_RULE, STANDBY_TABLE);
+                    rules.push(Object::Rule(Box::new(last)));
+                }
             }
-            rules.extend(detour(ip, length, priority + 2, length.checked_sub(1)));
         }
     }
     rules
 }
 
-/// The main table without its routes of prefixes up to this length, then the spare table.
-fn detour(to: IpAddr, length: u8, priority: u32, suppressed: Option<u8>) -> [Object; 2] {
+/// The main table without its routes of prefixes up to the length `suppressed`, then another one.
+fn detour(to: IpAddr, length: u8, priority: u32, suppressed: u8, table: u32) -> [Object; 2] {
     let mut main = rule(to, length, priority, u32::from(RT_TABLE_MAIN));
-    let suppressed = suppressed.map(|length| RuleAttribute::SuppressPrefixLen(length.into()));
-    main.attributes.extend(suppressed);
-    let spare = rule(to, length, priority + 1, SPARE_TABLE);
-    [main, spare].map(|rule| Object::Rule(Box::new(rule)))
+    main.attributes.push(RuleAttribute::SuppressPrefixLen(suppressed.into()));
+    [main, rule(to, length, priority + 1, table)].map(|rule| Object::Rule(Box::new(rule)))
 }
 
 /// The rule by which the spare table is the way to any destination.
@@ -151,7 +163,7 @@ fn local_route(nic: u32, address: IpAddr) -> RouteMessage {
     message
 }
 
-fn spare_route(nic: u32, from: &Route, on_link: &[&Route]) -> RouteMessage {
+fn spare_route(nic: u32, table: u32, from: &Route, on_link: &[&Route]) -> RouteMessage {
     let mut message = route(from.destination, from.prefix_len);
     message.header.kind = RouteType::Unicast;
     message.header.scope = if from.gateway.is_none() && from.destination.is_ipv4() {
@@ -159,7 +171,7 @@ fn spare_route(nic: u32, from: &Route, on_link: &[&Route]) -> RouteMessage {
     } else {
         RouteScope::Universe
     };
-    message.attributes.push(RouteAttribute::Table(SPARE_TABLE));
+    message.attributes.push(RouteAttribute::Table(table));
     message.attributes.push(RouteAttribute::Oif(nic));
     message.attributes.push(RouteAttribute::Priority(from.metric));
     if let Some(gateway) = from.gateway {
