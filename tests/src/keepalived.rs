@@ -84,8 +84,8 @@ impl Keepalived {
             vrrp_pid: dir.join("vrrp.pid"),
         };
         let file = |name: &str| dir.join(name).into_os_string();
-        // Without a /dev/log syslog(3) writes to the machine's console, and waits for a serial line. But
-        // keepalived 2.2.7 executes no script without it.
+        // Without a /dev/log syslog(3) writes to the machine's console, and waits for a serial line. So does
+        // the child that cannot execute its script, which makes it last.
         let quiet = config.check.is_none().then_some("--no-syslog");
         let daemon = Program::new("keepalived", "keepalived", token)
             .args(["-n", "-l", "-D", "-P"])

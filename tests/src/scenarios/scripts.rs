@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use nix::unistd::Pid;
 
 use super::scene::{Beginning, phase, quietly, staged_in, still};
@@ -16,9 +16,11 @@ use crate::lab::Lab;
 use crate::measure::Role;
 use crate::sequence::Sequence;
 
-/// Without a first line that names an interpreter keepalived cannot execute it: it forks a child that
-/// calls system(3), and that is a copy of itself for as long as the script runs.
-const SCRIPT: &str = "sleep 0.7\n";
+/// Without a first line that names an interpreter keepalived 2.2.7 cannot execute it (`ENOEXEC`): the child
+/// that it forks is a copy of itself to the end, some milliseconds later.
+const SCRIPT: &str = "true\n";
+/// Some runs of it.
+const RUNS: Duration = Duration::from_secs(10);
 
 /// For so long nothing may happen: some runs of the script.
 const WATCH: Duration = Duration::from_secs(6);
@@ -69,14 +71,25 @@ async fn unnoticed(
 /// Wait until keepalived's VRRP process has a child that is a copy of it.
 async fn copied(lab: &Lab) -> Result<()> {
     let daemon = lab.node(0)?.keepalived.as_ref().map(Keepalived::vrrp_child).transpose()?;
-    let exe = |pid: Pid| fs::read_link(format!("/proc/{pid}/exe")).ok();
-    clock::until("a copy of keepalived", Duration::from_secs(10), async || {
-        let Some(daemon) = daemon else { return Ok(None) };
-        let children = fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children"))?;
-        let mut children = children.split_whitespace().filter_map(|it| it.parse().ok());
-        Ok(children.any(|it| exe(Pid::from_raw(it)) == exe(daemon)).then_some(()))
+    let daemon = daemon.context("keepalived does not run")?;
+    // It is there for too short a time to look now and then.
+    tokio::task::spawn_blocking(move || {
+        let begun = clock::now();
+        while clock::now().duration_since(begun) < clock::patience(RUNS) {
+            if has_copy(daemon)? {
+                return Ok(());
+            }
+        }
+        bail!("keepalived never had a copy of itself for a child")
     })
-    .await
+    .await?
+}
+
+fn has_copy(daemon: Pid) -> Result<bool> {
+    let exe = |pid: Pid| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    let children = fs::read_to_string(format!("/proc/{daemon}/task/{daemon}/children"))?;
+    let mut children = children.split_whitespace().filter_map(|it| it.parse().ok());
+    Ok(children.any(|it| exe(Pid::from_raw(it)) == exe(daemon)))
 }
 
 /// An error unless the copies are no daemons to vipshield.
