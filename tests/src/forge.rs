@@ -1,6 +1,6 @@
 //! A host that says on the wire what is not true: frames made by hand, sent as fast as asked for.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -17,96 +17,150 @@ pub const FORGER: [u8; 6] = [0x52, 0x54, 0, 0, 0x66, 0x66];
 /// Frames go out in bunches, so often.
 const PERIOD: Duration = Duration::from_millis(2);
 
-/// A VRRP advert of version 2 (RFC 3768) to the group.
+/// VRRP's protocol number (RFC 9568, section 5.1.1.4).
+const VRRP: u8 = 112;
+
+/// A version of VRRP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// RFC 3768: IPv4, whole seconds, a checksum of the message alone.
+    V2,
+    /// RFC 9568: IPv4 and IPv6, hundredths of a second, and as keepalived has it (RFC 5798) a
+    /// checksum with a pseudo-header.
+    V3,
+}
+
+impl Version {
+    /// The one that it is not.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::V2 => Self::V3,
+            Self::V3 => Self::V2,
+        }
+    }
+}
+
+/// A VRRP advert to the group.
 #[derive(Clone, Debug)]
 pub struct Advert {
+    /// Version of the protocol.
+    pub version: Version,
     /// The hardware address that it comes from.
     pub mac: [u8; 6],
-    /// Its source address.
-    pub source: Ipv4Addr,
+    /// Its source address, which says to which group it goes.
+    pub source: IpAddr,
     /// The virtual router.
     pub router_id: u8,
     /// The priority.
     pub priority: u8,
-    /// Seconds between two adverts.
-    pub interval: u8,
+    /// Time between two adverts.
+    pub interval: Duration,
     /// The virtual router's addresses.
-    pub addresses: Vec<Ipv4Addr>,
-    /// Time to live: 255, if it is to be heeded.
+    pub addresses: Vec<IpAddr>,
+    /// Time to live, or hop limit: 255, if it is to be heeded.
     pub ttl: u8,
     /// What is wrong with its checksum.
     pub wrong: u16,
 }
 
 impl Advert {
-    /// One of the lab's own virtual router, with this priority and nothing wrong.
+    /// One of a virtual router with these addresses, with this priority and nothing wrong.
     #[must_use]
-    pub fn new(router_id: u8, priority: u8, address: Ipv4Addr) -> Self {
+    pub fn new(version: Version, router_id: u8, priority: u8, addresses: Vec<IpAddr>) -> Self {
+        let source = match addresses.first() {
+            Some(IpAddr::V6(_)) => Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x66).into(),
+            _ => Ipv4Addr::new(192, 0, 2, 66).into(),
+        };
         Self {
+            version,
             mac: FORGER,
-            source: Ipv4Addr::new(192, 0, 2, 66),
+            source,
             router_id,
             priority,
-            interval: 1,
-            addresses: vec![address],
+            interval: Duration::from_secs(1),
+            addresses,
             ttl: 255,
             wrong: 0,
         }
     }
 
+    /// The VRRP message alone.
+    #[must_use]
+    pub fn message(&self) -> Vec<u8> {
+        let count = self.addresses.len() as u8;
+        let (kind, interval) = match self.version {
+            // No authentication, and seconds.
+            Version::V2 => (0x21, self.interval.as_secs() as u16),
+            Version::V3 => (0x31, (self.interval.as_millis() / 10) as u16),
+        };
+        let mut message = vec![kind, self.router_id, self.priority, count];
+        message.extend(interval.to_be_bytes());
+        message.extend([0, 0]);
+        message.extend(self.addresses.iter().flat_map(octets));
+        let mut summed = Vec::new();
+        match self.version {
+            // What authenticates nothing takes its room nevertheless.
+            Version::V2 => message.extend([0; 8]),
+            // The pseudo-header (RFC 8200, section 8.1); what it has more of over IPv6 is zero.
+            Version::V3 => {
+                summed.extend([octets(&self.source), octets(&self.group())].concat());
+                summed.extend((message.len() as u16).to_be_bytes());
+                summed.extend([0, VRRP]);
+            }
+        }
+        summed.extend(&message);
+        let sum = checksum(&summed) ^ self.wrong;
+        put(&mut message, 6, sum);
+        message
+    }
+
     /// As an Ethernet frame.
     #[must_use]
     pub fn frame(&self) -> Vec<u8> {
-        let count = self.addresses.len() as u8;
-        let mut message = vec![0x21, self.router_id, self.priority, count, 0, self.interval, 0, 0];
-        message.extend(self.addresses.iter().flat_map(Ipv4Addr::octets));
-        // No authentication, which takes its room nevertheless.
-        message.extend([0; 8]);
-        let sum = checksum(&message) ^ self.wrong;
-        put(&mut message, 6, sum);
+        let message = self.message();
+        let length = message.len() as u16;
+        let (to, kind, mut header) = match self.source {
+            IpAddr::V4(_) => {
+                let header = vec![0x45, 0xc0, 0, 0, 0, 1, 0, 0, self.ttl, VRRP, 0, 0];
+                ([1, 0, 0x5e, 0, 0, 0x12], [8, 0], header)
+            }
+            IpAddr::V6(_) => {
+                let header = vec![0x60, 0, 0, 0, 0, 0, VRRP, self.ttl];
+                ([0x33, 0x33, 0, 0, 0, 0x12], [0x86, 0xdd], header)
+            }
+        };
+        header.extend([octets(&self.source), octets(&self.group())].concat());
+        if self.source.is_ipv4() {
+            put(&mut header, 2, 20 + length);
+            let sum = checksum(&header);
+            put(&mut header, 10, sum);
+        } else {
+            put(&mut header, 4, length);
+        }
 
-        let total = 20 + message.len() as u16;
-        let mut header = vec![0x45, 0xc0, 0, 0, 0, 1, 0, 0, self.ttl, 112, 0, 0];
-        put(&mut header, 2, total);
-        header.extend(self.source.octets());
-        header.extend([224, 0, 0, 18]);
-        let sum = checksum(&header);
-        put(&mut header, 10, sum);
-
-        let mut frame = vec![1, 0, 0x5e, 0, 0, 18];
+        let mut frame = to.to_vec();
         frame.extend(self.mac);
-        frame.extend([8, 0]);
+        frame.extend(kind);
         frame.extend(header);
         frame.extend(message);
         frame
     }
+
+    /// The group (RFC 9568, sections 5.1.1.2 and 5.1.2.2).
+    fn group(&self) -> IpAddr {
+        match self.source {
+            IpAddr::V4(_) => Ipv4Addr::new(224, 0, 0, 18).into(),
+            IpAddr::V6(_) => Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12).into(),
+        }
+    }
 }
 
-/// A VRRP advert of version 3 over IPv6 (RFC 9568, section 5) to the group, with an interval of one
-/// second and nothing wrong, as an Ethernet frame.
-#[must_use]
-pub fn advert_ipv6(router_id: u8, priority: u8, addresses: &[Ipv6Addr]) -> Vec<u8> {
-    let source = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x66);
-    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12);
-    let mut message = vec![0x31, router_id, priority, addresses.len() as u8, 0, 100, 0, 0];
-    message.extend(addresses.iter().flat_map(Ipv6Addr::octets));
-    let length = (message.len() as u16).to_be_bytes();
-    // The pseudo-header (RFC 8200, section 8.1).
-    let mut summed = [source.octets(), group.octets()].concat();
-    summed.extend([[0, 0], length, [0, 0], [0, 112]].concat());
-    summed.extend(&message);
-    let sum = checksum(&summed);
-    put(&mut message, 6, sum);
-
-    let mut frame = vec![0x33, 0x33, 0, 0, 0, 0x12];
-    frame.extend(FORGER);
-    frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-    frame.extend(length);
-    frame.extend([112, 255]);
-    frame.extend(source.octets());
-    frame.extend(group.octets());
-    frame.extend(message);
-    frame
+fn octets(address: &IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 /// An ARP reply to everybody: `mac` has `address`.
@@ -147,7 +201,8 @@ pub struct Forger {
 }
 
 impl Forger {
-    /// Send so many frames a second from `host`: `make` is given the number of each.
+    /// Send so many frames a second from `host`, and the first at once: with 0 a second it is the
+    /// only one. `make` is given the number of each.
     ///
     /// # Errors
     /// When the socket cannot be made.
@@ -191,16 +246,23 @@ impl Forger {
 mod tests {
     use super::*;
 
+    fn bytes(hex: &str) -> Vec<u8> {
+        let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+        (0..hex.len()).step_by(2).map(byte).collect()
+    }
+
+    /// node1's.
+    fn advert(version: Version) -> Advert {
+        let advert = Advert::new(version, 51, 150, vec![[192, 0, 2, 10].into()]);
+        Advert { source: [192, 0, 2, 11].into(), mac: [0x52, 0x54, 0, 0, 0, 1], ..advert }
+    }
+
     #[test]
-    fn an_advert_is_as_keepalived_sends_it() {
-        let vip = Ipv4Addr::new(192, 0, 2, 10);
-        let mut advert = Advert::new(51, 150, vip);
-        advert.source = Ipv4Addr::new(192, 0, 2, 11);
-        advert.mac = [0x52, 0x54, 0, 0, 0, 1];
+    fn adverts_are_as_keepalived_sends_them() {
         let captured = "01005e00001252540000000108004\
             5c0002800010000ff701887c000020be000001221339601000186bfc000020a0000000000000000";
-        let byte = |at: usize| u8::from_str_radix(&captured[at..at + 2], 16).unwrap();
-        let bytes: Vec<u8> = (0..captured.len()).step_by(2).map(byte).collect();
-        assert_eq!(advert.frame(), bytes);
+        assert_eq!(advert(Version::V2).frame(), bytes(captured));
+        let captured = "313396010064d3c1c000020a";
+        assert_eq!(advert(Version::V3).message(), bytes(captured));
     }
 }

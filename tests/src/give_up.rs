@@ -17,6 +17,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::clock;
 use crate::config::{DatapathKind, LabConfig};
+use crate::forge::{Advert, Version};
 use crate::keepalived::Keepalived;
 use crate::lab::{Host, Lab};
 use crate::measure::Role;
@@ -256,31 +257,11 @@ fn open(namespace: &Netns, own: Ipv4Addr) -> Result<Socket> {
     })
 }
 
-/// A `VRRPv3` advert for one IPv4 address (RFC 5798, 5.1 and 5.2), without its IP header.
+/// An advert of version 3, without its IP header.
 fn advert(from: Ipv4Addr, router: u8, vip: Ipv4Addr) -> Vec<u8> {
-    let centiseconds = (ADVERT_INT * 100.0) as u16;
-    let mut advert = vec![0x31, router, PRIORITY, 1];
-    advert.extend(centiseconds.to_be_bytes());
-    advert.extend([0, 0]);
-    advert.extend(vip.octets());
-    // Over a pseudo-header and the advert (5.2.8).
-    let mut bytes = from.octets().to_vec();
-    bytes.extend(GROUP.octets());
-    bytes.extend([0, PROTOCOL as u8]);
-    bytes.extend((advert.len() as u16).to_be_bytes());
-    bytes.extend(&advert);
-    let mut sum: u32 = bytes
-        .chunks_exact(2)
-        .map(|pair| pair.iter().fold(0, |word, byte| word << 8 | u32::from(*byte)))
-        .sum();
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
-    let checksum = !(sum as u16);
-    for (to, from) in advert.iter_mut().skip(6).zip(checksum.to_be_bytes()) {
-        *to = from;
-    }
-    advert
+    let advert = Advert::new(Version::V3, router, PRIORITY, vec![vip.into()]);
+    let interval = Duration::from_secs_f64(ADVERT_INT);
+    Advert { source: from.into(), interval, ..advert }.message()
 }
 
 #[cfg(test)]

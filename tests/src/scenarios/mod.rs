@@ -2,6 +2,7 @@
 
 mod failover;
 mod failures;
+mod forged;
 mod ground;
 mod left;
 mod matrix;
@@ -174,6 +175,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(scripts::scenarios());
     all.extend(unseen::scenarios());
     all.extend(midway::scenarios());
+    all.extend(forged::scenarios());
     all.extend(wire::scenarios());
     all
 }
