@@ -60,6 +60,8 @@ pub struct Advert {
     pub addresses: Vec<IpAddr>,
     /// Time to live, or hop limit: 255, if it is to be heeded.
     pub ttl: u8,
+    /// Whether the checksum of version 3 covers the pseudo-header, as it has to over IPv6.
+    pub pseudo_header: bool,
     /// What is wrong with its checksum.
     pub wrong: u16,
 }
@@ -81,6 +83,7 @@ impl Advert {
             interval: Duration::from_secs(1),
             addresses,
             ttl: 255,
+            pseudo_header: true,
             wrong: 0,
         }
     }
@@ -103,11 +106,12 @@ impl Advert {
             // What authenticates nothing takes its room nevertheless.
             Version::V2 => message.extend([0; 8]),
             // The pseudo-header (RFC 8200, section 8.1); what it has more of over IPv6 is zero.
-            Version::V3 => {
+            Version::V3 if self.pseudo_header => {
                 summed.extend([octets(&self.source), octets(&self.group())].concat());
                 summed.extend((message.len() as u16).to_be_bytes());
                 summed.extend([0, VRRP]);
             }
+            Version::V3 => {}
         }
         summed.extend(&message);
         let sum = checksum(&summed) ^ self.wrong;

@@ -223,6 +223,8 @@ fn unheeded(ours: impl Fn(u8) -> Advert, at: u64) -> Vec<u8> {
         }
         600 => claim([0x52, 0x54, 2, c, b, a], Ipv4Addr::new(192, 0, 2, 200)),
         700 => Advert { version: own.version.other(), ..own }.frame(),
+        // keepalived takes it only if it is told to (`v3_checksum_as_v2`).
+        800 if own.version == Version::V3 => Advert { pseudo_header: false, ..own }.frame(),
         _ => {
             let router_id = if a == own.router_id { 1 } else { a.max(1) };
             let (mac, source) = ([0x52, 0x54, 1, c, b, a], Ipv4Addr::new(10, c, b, a).into());

@@ -344,6 +344,9 @@ async fn one_step(
     Ok((reached.is_some(), noticed))
 }
 
+/// How often a sequence is begun again that failed before vipshield was there.
+const TRIES: usize = 3;
+
 /// The sequence, with vipshield begun before its step of this number. Returns the step, and
 /// whether keepalived has a right to have noticed something by then.
 async fn play(
@@ -377,7 +380,16 @@ async fn play(
         .await;
         Verdict::Continue
     });
-    let outcome = sequence.run(lab, &mut hook).await.outcome;
+    let mut outcome = sequence.run(lab, &mut hook).await.outcome;
+    // Without vipshield keepalived may give the VIP up between two steps of Kube-OVN's, which then begins
+    // again.
+    for _ in 0..TRIES {
+        if outcome.is_ok() || hook.is_reached() {
+            break;
+        }
+        clock::pass(Duration::from_secs(1)).await;
+        outcome = sequence.run(lab, &mut hook).await.outcome;
+    }
     let reached = hook.reached();
     started?;
     if reached.is_none() && middle == Middle::Begun {

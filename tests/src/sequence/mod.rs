@@ -275,6 +275,12 @@ impl<M: FnMut(&Step) -> bool, F: AsyncFnOnce(&Step) -> Verdict> At<M, F> {
         Self { matches, ahead: number, step: None, action: Some(action) }
     }
 
+    /// Whether the step was reached.
+    #[must_use]
+    pub const fn is_reached(&self) -> bool {
+        self.step.is_some()
+    }
+
     /// The step, if it was reached.
     #[must_use]
     pub fn reached(self) -> Option<Step> {

@@ -18,7 +18,7 @@ use super::{
     tell,
     world::Family,
 };
-use crate::wire::{Advert, Authentication, Mac, Version};
+use crate::wire::{Advert, Authentication, Checksum, Mac, Version};
 
 /// Virtual routers remembered: a NIC has 255 of a family and version.
 pub(super) const MAX_ROUTERS: usize = 512;
@@ -59,6 +59,7 @@ pub(super) struct Sender {
     pub(super) addresses: Vec<IpAddr>,
     unicast: bool,
     authentication: Authentication,
+    checksum: Checksum,
     /// The last advert that came at its pace, or too late.
     beat: Duration,
     paced: u32,
@@ -73,6 +74,7 @@ impl Sender {
             addresses: Vec::new(),
             unicast: advert.is_unicast(),
             authentication: advert.authentication,
+            checksum: advert.checksum,
             beat: now,
             paced: 0,
         }
@@ -90,6 +92,7 @@ impl Sender {
         self.interval = advert.interval;
         self.unicast = advert.is_unicast();
         self.authentication = advert.authentication;
+        self.checksum = advert.checksum;
         self.addresses = advert.addresses;
     }
 }
@@ -155,9 +158,12 @@ impl Router {
     fn is_heeded(&self, version: Version, source: IpAddr, sender: &Sender) -> bool {
         let Some((own_source, own)) = &self.own else { return true };
         let own = &own.value;
+        // keepalived has one setting for what it sends and what it takes (`v3_checksum_as_v2`).
+        let bare = |sender: &Sender| sender.checksum == Checksum::NoPseudoHeader;
         (sender.priority, source) > (own.priority, *own_source)
             && sender.unicast == own.unicast
             && sender.authentication == own.authentication
+            && bare(sender) == bare(own)
             && (version == Version::V3 || sender.interval == own.interval)
     }
 

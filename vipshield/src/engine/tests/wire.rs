@@ -214,7 +214,7 @@ fn forged_adverts_do_not_hurry_an_owner() {
 #[test]
 fn one_that_has_to_yield_is_told_at_once() {
     let outrank = advert(PEER, 151, SECOND);
-    let cases: [(&str, bool, Change); 8] = [
+    let cases: [(&str, bool, Change); 9] = [
         ("a higher priority", true, |_| {}),
         ("255", true, |it| it.priority = 255),
         ("the same priority and a higher address", true, |it| it.priority = 150),
@@ -223,6 +223,7 @@ fn one_that_has_to_yield_is_told_at_once() {
         ("another router", false, |it| it.router_id = 52),
         ("another interval", false, |it| it.interval = 2 * SECOND),
         ("another version", false, |it| it.version = Version::V3),
+        ("another checksum", false, |it| it.checksum = Checksum::NoPseudoHeader),
     ];
     for (what, told, change) in cases {
         let mut bench = Bench::owner();
