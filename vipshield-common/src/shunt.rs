@@ -8,6 +8,10 @@
 /// Nanoseconds.
 pub const LIFETIME_NS: u64 = 500_000_000;
 
+/// A Linux bridge says that its port is gone before it lets go of what the port receives (`del_nbp`,
+/// `net/bridge/br_if.c`): the receive handler goes some moments later. Nanoseconds.
+pub const HANDLER_GOES_NS: u64 = 2_000_000;
+
 /// What throws a shunt.
 pub mod trigger {
     /// The NIC became a port.
