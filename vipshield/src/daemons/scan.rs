@@ -161,8 +161,8 @@ impl Scanner {
     /// Whether a process executes what the daemon of this number did when it was found, whatever that is
     /// called by now.
     fn executes(&self, pid: u32, executable: &Path) -> bool {
-        let known = self.known.range((pid, 0)..=(pid, u64::MAX)).filter_map(|(_, file)| *file);
-        known.last().is_some_and(|file| executable_of(executable) == Some(file))
+        let mut known = self.known.range((pid, 0)..=(pid, u64::MAX)).filter_map(|(_, file)| *file);
+        known.next_back().is_some_and(|file| executable_of(executable) == Some(file))
     }
 
     /// The name that makes an executable a daemon's.

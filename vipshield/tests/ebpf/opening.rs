@@ -4,6 +4,7 @@
 use std::{
     collections::BTreeSet,
     io,
+    mem::offset_of,
     os::fd::{AsFd as _, AsRawFd as _},
 };
 
@@ -62,8 +63,10 @@ fn choose(socket: &Socket, ifindex: u32) -> io::Result<()> {
 
 /// The same with so many bytes, of which the kernel reads no more than that structure.
 fn choose_with(socket: &Socket, ifindex: u32, length: usize) -> io::Result<()> {
-    let mut wanted = vec![0_u8; length];
-    wanted[8..12].copy_from_slice(&ifindex.to_ne_bytes());
+    let index_at = offset_of!(libc::ip_mreqn, imr_ifindex);
+    let mut wanted = vec![0_u8; index_at];
+    wanted.extend(ifindex.to_ne_bytes());
+    wanted.resize(length, 0);
     // SAFETY: the kernel reads as many bytes as there are.
     let result = unsafe {
         libc::setsockopt(
