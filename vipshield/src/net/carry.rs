@@ -308,6 +308,26 @@ mod tests {
         (rules, removed().count() - rules)
     }
 
+    /// Rules are bounded, and the way to everything else is the last that may be left out.
+    #[test]
+    fn with_very_many_destinations_the_default_route_keeps_its_rules() {
+        for in_use in [true, false] {
+            let mut many = Plan { in_use, ..plan("192.0.2.1") };
+            let default = rules(&many);
+            many.routes.extend((0..200).map(|net| Route {
+                destination: IpAddr::from([10, 0, net, 0]),
+                prefix_len: 24,
+                metric: 0,
+                gateway: Some(IpAddr::from([192, 0, 2, 7])),
+                source: None,
+                mtu: 0,
+            }));
+            let rules = rules(&many);
+            assert!(default.iter().all(|rule| rules.contains(rule)), "in use: {in_use}");
+            assert!(rules.len() <= 2 * 64, "{}", rules.len());
+        }
+    }
+
     #[test]
     fn rules_that_another_nic_needs_stay() {
         let (one, none) = (plan("192.0.2.1"), Plan::default());

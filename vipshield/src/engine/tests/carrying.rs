@@ -297,3 +297,33 @@ fn what_cannot_be_taken_back_is_tried_again() {
     assert!(bench.carried.is_empty());
     assert_eq!(bench.phase(), Phase::Bridged);
 }
+
+/// What the anchor kept alive goes with it, without a word: `ip addr flush`, or a vipshield that could not
+/// renew it in time.
+#[test]
+fn an_anchor_that_is_lost_is_put_back_with_all_that_it_kept() {
+    let own = address(&format!("{OWN}/32"));
+    let lost = Event::AddressRemoved { ifindex: NIC_INDEX, address: own, requester: 0 };
+    for datapath in Datapath::ALL {
+        let mut bench = Bench::new(datapath);
+        let steps = bench.steps(Sequence::Bind);
+        let joins = steps.iter().position(|step| matches!(step.op, Op::AddPort(..))).unwrap();
+        bench.run(&steps[..joins]);
+        assert!(is_carried(&bench), "{datapath:?}");
+        let before = bench.log.len();
+        bench.feed(lost.clone());
+        let carried = bench.log[before..].iter().find_map(|(_, action)| match action {
+            Action::Carry { old, new, .. } => Some((old.clone(), new.clone())),
+            _ => None,
+        });
+        let (old, new) = carried.expect("it is asked for again");
+        assert!(old.iter().all(super::super::Plan::is_empty) && new.in_use, "{datapath:?}");
+        bench.run(&steps[joins..]);
+        bench.advance(60 * DEADLINE);
+        assert!(bench.carried.is_empty(), "{datapath:?}");
+        // Nothing is carried by now, and it was vipshield that took it off.
+        let before = bench.log.len();
+        bench.feed(lost.clone());
+        assert_eq!(bench.log.len(), before, "{datapath:?}");
+    }
+}
