@@ -125,10 +125,6 @@ pub(crate) fn stands_by() -> Result<(), Failed> {
     stage.add_bridge("br0")?;
     stage.set_up("br0", true)?;
     for arguments in [
-        "addr add 192.0.2.11/24 dev br0",
-        "-6 addr add 2001:db8::11/64 dev br0 nodad",
-        "route add default via 192.0.2.100 dev br0",
-        "-6 route add default via 2001:db8::100 dev br0",
         "route add 192.0.2.50 dev peer",
         // Without a priority of its own: right before the main table's.
         "rule add to 203.0.113.200 lookup 77",
@@ -136,7 +132,19 @@ pub(crate) fn stands_by() -> Result<(), Failed> {
     ] {
         ip(arguments)?;
     }
+    // The connected routes come and go with the addresses.
+    let bridged = [
+        "addr VERB 192.0.2.11/24 dev br0",
+        "-6 addr VERB 2001:db8::11/64 dev br0 nodad",
+        "route VERB default via 192.0.2.100 dev br0",
+        "-6 route VERB default via 2001:db8::100 dev br0",
+    ];
+    let come = || bridged.iter().try_for_each(|it| ip(&it.replace("VERB", "add")));
+    let go = || bridged.iter().rev().try_for_each(|it| ip(&it.replace("VERB", "del")));
+    come()?;
+    go()?;
     let (before, nic) = (objects()?, stage.index("nic")?);
+    come()?;
     let (standby, none) = (Plan { in_use: false, ..plan()? }, Plan::default());
     let carrier = Carrier::new(stage.handle());
     let change = |old: &Plan, new: &Plan| {
@@ -153,26 +161,12 @@ pub(crate) fn stands_by() -> Result<(), Failed> {
         check(way("203.0.113.200")? == "peer", "and so does a rule of others")
     };
     ways("br0")?;
-    for arguments in [
-        "route del default via 192.0.2.100 dev br0",
-        "-6 route del default via 2001:db8::100 dev br0",
-        "addr del 192.0.2.11/24 dev br0",
-        "-6 addr del 2001:db8::11/64 dev br0",
-    ] {
-        ip(arguments)?;
-    }
+    go()?;
     ways("nic")?;
     check(way("192.0.2.11")? == "local", "the node's address is delivered")?;
     change(&standby, &none)?;
-    for arguments in [
-        "addr add 192.0.2.11/24 dev br0",
-        "-6 addr add 2001:db8::11/64 dev br0 nodad",
-        "route add default via 192.0.2.100 dev br0",
-        "-6 route add default via 2001:db8::100 dev br0",
-    ] {
-        ip(arguments)?;
-    }
-    check(objects()? == before, "something is left")
+    let after = objects()?;
+    check(after == before, format!("something is left:\n{after}\ninstead of\n{before}"))
 }
 
 /// The node stays reachable while its addresses are on no interface, others' routes and rules

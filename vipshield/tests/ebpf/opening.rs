@@ -124,7 +124,10 @@ pub(crate) fn bound_by_name() -> Result<(), Failed> {
         Ok::<_, Failed>(socket.device_index_v4()?.map(u32::from) == Some(nic))
     };
     check(is_on_nic()?, "nobody")?;
-    stage.set_up("nic", false)?;
+    // Before Linux 6.2 only what is down can be renamed.
+    for name in ["nic", "br0"] {
+        stage.set_up(name, false)?;
+    }
     super::carry::ip(&format!("link set br0 name {long}"))?;
     check(is_on_nic()?, "the bridge")?;
     super::carry::ip(&format!("link set {long} name br0"))?;
