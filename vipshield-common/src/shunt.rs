@@ -42,6 +42,17 @@ pub struct Thrown {
     pub egress: u64,
 }
 
+impl Thrown {
+    /// What is left of it at `now` for a NIC of which the kernel says that it is no port any more: its own
+    /// stack has what arrives, that of a Linux bridge's port, which is shunted by then, in a moment.
+    #[must_use]
+    pub const fn let_go(self, now: u64) -> Self {
+        let soon = now.saturating_add(HANDLER_GOES_NS);
+        let ingress = if self.ingress < soon { self.ingress } else { soon };
+        Self { ingress, egress: now.saturating_add(LIFETIME_NS) }
+    }
+}
+
 /// How a probe tells whose a `struct net_device` is. Offsets are in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -71,4 +82,26 @@ mod pod {
     unsafe impl aya::Pod for ShuntEnd {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Thrown {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_leaving_port_receives_is_shunted_for_a_moment_longer() {
+        let now = 7 * LIFETIME_NS;
+        let until = now + LIFETIME_NS;
+        let bridge = Thrown { ingress: until, egress: until }.let_go(now);
+        assert!(bridge.ingress > now && bridge.ingress < until, "{bridge:?}");
+        assert_eq!(bridge.egress, until);
+        // Open vSwitch has let go of it, or it was not thrown.
+        for ingress in [0, now - 1] {
+            let left = Thrown { ingress, egress: until }.let_go(now);
+            assert_eq!(left, Thrown { ingress, egress: until });
+        }
+        // What is said again makes it no longer.
+        let again = bridge.let_go(now + 1);
+        assert_eq!((again.ingress, again.egress), (bridge.ingress, until + 1));
+    }
 }

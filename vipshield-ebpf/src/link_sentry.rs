@@ -16,7 +16,7 @@ use aya_ebpf::{
 };
 use vipshield_common::{
     counters::Counter,
-    shunt::{Devices, HANDLER_GOES_NS, LIFETIME_NS, Thrown, trigger},
+    shunt::{Devices, LIFETIME_NS, Thrown, trigger},
 };
 
 use crate::{
@@ -134,13 +134,10 @@ fn watch(skb: &SkBuffContext) -> Option<()> {
         _ if payload(skb, IFLA_MASTER).is_some() => {
             (trigger::JOIN, Thrown { ingress: until, egress: until })
         }
-        // The NIC's own stack has what arrives; of a Linux bridge's port, which is shunted by now, in a
-        // moment.
         _ => {
             // SAFETY: as above.
-            let shunted = unsafe { SHUNTED.get(link.index) }.map_or(0, |thrown| thrown.ingress);
-            let ingress = shunted.min(now_ns().saturating_add(HANDLER_GOES_NS));
-            (trigger::CUT, Thrown { ingress, egress: until })
+            let thrown = unsafe { SHUNTED.get(link.index) }.copied().unwrap_or_default();
+            (trigger::CUT, thrown.let_go(now_ns()))
         }
     };
     throw(link.index, event, thrown);

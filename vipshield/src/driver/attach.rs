@@ -2,12 +2,12 @@
 
 use std::{fs::File, os::fd::OwnedFd};
 
-use log::warn;
+use log::{debug, warn};
 use vipshield_common::guard::GuardedSocket;
 
 use super::ActionError;
 use crate::{
-    bpf::Programs,
+    bpf::{BpfError, Programs},
     causes::causes,
     daemons::{self, CgroupError, Scanner},
     engine::{Daemon, Filter, Opening, SocketId},
@@ -20,8 +20,29 @@ pub(super) fn guard(
     id: SocketId,
     replay_port: u32,
 ) -> Result<(), ActionError> {
-    let (socket, cookie, entry) = to_attach(id, replay_port)?;
-    programs.guard(&socket, cookie, entry)?;
+    attach(scanner, id, replay_port, |socket, cookie, entry| programs.guard(socket, cookie, entry))
+}
+
+/// Has what the kernel refuses on a command socket reported.
+pub(super) fn listen(
+    programs: &mut Programs,
+    scanner: &mut Scanner,
+    id: SocketId,
+    replay_port: u32,
+) -> Result<(), ActionError> {
+    attach(scanner, id, replay_port, |socket, cookie, entry| programs.listen(socket, cookie, entry))
+}
+
+/// Has `put` put a filter on a duplicate of the socket, and remembers that.
+fn attach(
+    scanner: &mut Scanner,
+    id: SocketId,
+    replay_port: u32,
+    put: impl FnOnce(OwnedFd, u64, GuardedSocket) -> Result<(), BpfError>,
+) -> Result<(), ActionError> {
+    let socket = daemons::borrow(id)?;
+    let (cookie, port) = (daemons::cookie(&socket)?, daemons::port(&socket)?);
+    put(socket, cookie, GuardedSocket { port, replay_port })?;
     scanner.remember(id, cookie);
     Ok(())
 }
@@ -35,36 +56,18 @@ pub(super) fn set_opening(
     let daemons = opening.iter().flat_map(|opening| &opening.daemons);
     let found = |pid: &u32| {
         let cgroup = daemons::cgroup(*pid);
-        let unseen = |error: &CgroupError| {
-            warn!(
+        let unseen = |error: &CgroupError| match error {
+            // It has ended, and opens nothing any more.
+            CgroupError::Process { .. } => debug!("{}", causes(error)),
+            CgroupError::None(_) | CgroupError::Unseen { .. } => warn!(
                 "process {pid} will fail once should it be reloaded while names are exchanged: {}",
                 causes(error)
-            );
+            ),
         };
         cgroup.inspect_err(unseen).ok()
     };
     let cgroups: Vec<File> = daemons.filter_map(found).collect();
     Ok(programs.set_opening(nic, opening, &cgroups)?)
-}
-
-/// Has what the kernel refuses on a command socket reported.
-pub(super) fn listen(
-    programs: &mut Programs,
-    scanner: &mut Scanner,
-    id: SocketId,
-    replay_port: u32,
-) -> Result<(), ActionError> {
-    let (socket, cookie, entry) = to_attach(id, replay_port)?;
-    programs.listen(&socket, cookie, entry)?;
-    scanner.remember(id, cookie);
-    Ok(())
-}
-
-/// A duplicate of the socket, its cookie, and what the guard has to know of it.
-fn to_attach(id: SocketId, replay_port: u32) -> Result<(OwnedFd, u64, GuardedSocket), ActionError> {
-    let socket = daemons::borrow(id)?;
-    let (cookie, port) = (daemons::cookie(&socket)?, daemons::port(&socket)?);
-    Ok((socket, cookie, GuardedSocket { port, replay_port }))
 }
 
 /// The cookies of the sockets that carry the guard of a vipshield that is gone.

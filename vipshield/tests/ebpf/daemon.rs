@@ -39,6 +39,11 @@ impl StandIn {
         Ok(Self { name: name.to_owned(), child, directory })
     }
 
+    /// Gives its executable another name, as an upgrade by hand does.
+    pub(crate) fn rename(&self) -> io::Result<()> {
+        fs::rename(self.directory.join(&self.name), self.directory.join("old"))
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -67,12 +67,15 @@ pub(crate) fn daemon() -> Result<(), Failed> {
     let mut third = Programs::load(&[])?;
     let (_, found) = filters(&mut another, &mut |cookie| third.is_left(cookie))?;
     check(found == [Foreign, Stale, Foreign], format!("one of them foreign: {found:?}"))?;
-    // Its maps end with the socket that kept them; what was known of the others is remembered.
+    programs.listen(&listened, other, entry)?;
+    // Its maps end with the sockets that keep them; what was known of the others is remembered.
     drop(programs);
     next.guard(&duplicate, cookie, entry)?;
     check(next.is_left(other)?, "that it was left")?;
     drop((next, third));
-    check(bpf::left_sockets(&[])?.contains(&cookie), "the guard stays loaded on its socket")?;
+    let left = bpf::left_sockets(&[])?;
+    check(left.contains(&cookie), "the guard stays loaded on its socket")?;
+    check(left.contains(&other), "and the filter on the command socket on its own")?;
     daemons::detach_filter(&duplicate)?;
     daemons::detach_filter(&listened)?;
     drop((duplicate, listened));
@@ -84,6 +87,10 @@ pub(crate) fn daemon() -> Result<(), Failed> {
     check(daemons.len() == 1 && !died, "looked at without looking at others")?;
     let kin = |scanner: &Scanner| scanner.kin(stand_in.pid());
     check(kin(&scanner) == Kin::Daemon && scanner.gone().is_empty(), "it is there")?;
+    stand_in.rename()?;
+    check(scanner.gone().is_empty(), "whatever its executable is called by now")?;
+    let Looked { daemons, died, .. } = scanner.scan(Scope::All, &mut |_| Ok(false))?;
+    check(daemons.len() == 1 && !died, "to every look")?;
     let pid = stand_in.pid();
     drop(stand_in);
     check(scanner.gone() == [pid], "it is seen to be gone")?;

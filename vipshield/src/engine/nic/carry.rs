@@ -68,7 +68,7 @@ impl Nic {
     /// Within a transition, as long as the NIC works, is no port and lacks something, everything; and
     /// some moments longer, because routes come back behind the addresses. When a transition may be near
     /// (`armed`), a free NIC is carried for already, which changes nothing while it has its own
-    /// routes, and a bridged one has all but the rules, so that little is left to do.
+    /// routes, and a bridged one stands by: its routes come in when the bridge's go.
     ///
     /// A bridge that never had a port has no carrier, and the kernel makes nothing of its IPv6 addresses
     /// before it has one (`addrconf_dad_begin` in `net/ipv6/addrconf.c`): until then they are delivered

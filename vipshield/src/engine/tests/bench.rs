@@ -11,12 +11,13 @@ use vipshield_common::guard::withhold;
 use super::{
     super::{
         Action, Address, Answers, Config, Daemon, Engine, EngineStatus, Event, Filter, Intent,
-        NicStatus, Opening, Phase, Plan, Shunt, SocketId,
+        NicStatus, Opening, Phase, Plan, Shunt,
     },
+    adapters::destinations,
     guard::{Guard, View},
     keepalived::Keepalived,
     kube_ovn::{Sequence, Step},
-    node::{Datapath, Message, NIC, NIC_INDEX, Node, Op},
+    node::{Datapath, Message, NIC, NIC_INDEX, Node, Op, VIP, address},
 };
 
 /// The engine's deadline in these tests.
@@ -133,6 +134,15 @@ impl Bench {
             sequence: 0,
             untrue: BTreeMap::new(),
         }
+    }
+
+    /// A node whose daemon has just become owner.
+    pub(super) fn owner_of_vip(datapath: Datapath) -> Self {
+        let mut bench = Self::unshielded(datapath);
+        bench.node.apply(&Op::RemoveAddress(NIC.to_owned(), address(VIP), 0));
+        bench.begin();
+        bench.daemon_asks(address(VIP), true);
+        bench
     }
 
     /// A new engine that looks at everything: what vipshield does when it starts.
@@ -333,145 +343,8 @@ impl Bench {
         }
     }
 
-    /// Does what the adapters would. Returns what is seen of it.
-    fn carry_out(&mut self, action: &Action) -> Result<Vec<Event>, &'static str> {
-        match action {
-            Action::SetPolicy { ifindex, name, withhold } => {
-                self.guard.set(*ifindex, name, *withhold);
-            }
-            Action::ClearPolicy { ifindex, name } => self.guard.clear(*ifindex, name),
-            Action::SetCommandPorts { ports } => self.guard.ports = ports.iter().copied().collect(),
-            Action::Guard { socket } => self.set_filter(*socket, Filter::Guard),
-            Action::Unguard { socket } => self.set_filter(*socket, Filter::None),
-            Action::Listen { socket } => {
-                if let Some(daemon) = self.daemon_of(socket.pid) {
-                    assert_eq!(*socket, daemon.command().id);
-                    daemon.listened = Filter::Guard;
-                }
-            }
-            Action::RemoveVip { ifindex, address } => {
-                let messages = self.node.ask(*ifindex, *address, false, REPLAY_PORT);
-                return Ok(self.broadcast(&messages));
-            }
-            Action::MoveVip { address, from, to } => {
-                let mut messages = self.node.ask(*to, *address, true, OTHER_PORT);
-                messages.extend(self.node.ask(*from, *address, false, OTHER_PORT));
-                return Ok(self.broadcast(&messages));
-            }
-            Action::Rebind { socket, to, .. } => {
-                if !self.node.links.contains_key(to) {
-                    return Err("ENODEV");
-                }
-                if let Some(daemon) = self.daemon_of(socket.id.pid) {
-                    let bound = daemon.bound.iter_mut().zip(20..);
-                    for (bound, _) in bound.filter(|(_, fd)| *fd == socket.id.fd) {
-                        *bound = *to;
-                    }
-                }
-            }
-            Action::ResyncLink { socket, ifindex } => {
-                let link = self.node.links.get(ifindex).cloned();
-                let node = self.node.clone();
-                if let Some((daemon, link)) = self.daemon_of(socket.pid).zip(link) {
-                    daemon.learn(&Message::Link(link), &node);
-                }
-            }
-            Action::Carry { ifindex, old, new } => {
-                self.rules.extend(destinations([new]));
-                let left = destinations(self.engine.carried_beside(*ifindex).iter().chain([new]));
-                let removed = destinations(old);
-                self.rules.retain(|rule| left.contains(rule) || !removed.contains(rule));
-                self.carried.remove(ifindex);
-                if !new.is_empty() {
-                    self.carried.insert(*ifindex, new.clone());
-                }
-            }
-            Action::Shunt { ifindex, shunt } => {
-                self.shunts.remove(ifindex);
-                self.shunts.extend(shunt.map(|shunt| (*ifindex, shunt)));
-            }
-            Action::Watch { ifindex, wanted: true } => {
-                if !self.node.links.contains_key(ifindex) {
-                    return Err("ENODEV");
-                }
-                self.watched.insert(*ifindex);
-            }
-            Action::Watch { ifindex, .. } => {
-                self.watched.remove(ifindex);
-            }
-            Action::WatchAddresses { addresses } => self.watched_addresses.clone_from(addresses),
-            Action::Answer { ifindex, answers } => {
-                self.answers.remove(ifindex);
-                if !answers.addresses.is_empty() {
-                    self.answers.insert(*ifindex, answers.clone());
-                }
-            }
-            Action::SetOpening { nic, opening } => {
-                self.openings.remove(nic);
-                self.openings.extend(opening.clone().map(|opening| (*nic, opening)));
-            }
-            Action::StandIn { ifindex, wanted: true } => {
-                self.stood_in.insert(*ifindex);
-            }
-            Action::StandIn { ifindex, .. } => {
-                self.stood_in.remove(ifindex);
-            }
-            Action::ReplayRemoval { .. } | Action::ShowAddress { .. } => {
-                return self.replay(action);
-            }
-            // What else the engine may do leaves nothing that this node, or this daemon, can see.
-            _ => {}
-        }
-        Ok(Vec::new())
-    }
-
-    /// Has the node say something of an address again.
-    fn replay(&mut self, action: &Action) -> Result<Vec<Event>, &'static str> {
-        let there = |node: &Node, ifindex: &u32, address: &Address| {
-            node.addresses.get(ifindex).is_some_and(|there| there.contains(address))
-        };
-        let (ifindex, address, port) = match action {
-            Action::ReplayRemoval { ifindex, address } => {
-                if there(&self.node, ifindex, address) {
-                    return Ok(Vec::new());
-                }
-                (*ifindex, *address, REPLAY_PORT)
-            }
-            Action::ShowAddress { ifindex, address: Some(address) } => {
-                if there(&self.node, ifindex, address) {
-                    let message = Message::Address(*ifindex, *address, OTHER_PORT);
-                    return Ok(self.broadcast(&[message]));
-                }
-                (*ifindex, *address, OTHER_PORT)
-            }
-            _ => return Ok(Vec::new()),
-        };
-        if !self.node.links.contains_key(&ifindex) {
-            return Err("ENODEV");
-        }
-        Ok(self.broadcast(&[
-            Message::Address(ifindex, address, port),
-            Message::AddressRemoved(ifindex, address, port),
-        ]))
-    }
-
-    fn daemon_of(&mut self, pid: u32) -> Option<&mut Keepalived> {
-        self.daemon.as_mut().filter(|daemon| daemon.pid == pid)
-    }
-
-    fn set_filter(&mut self, socket: SocketId, filter: Filter) {
-        if let Some(daemon) = self.daemon_of(socket.pid) {
-            if socket == daemon.command().id {
-                daemon.listened = filter;
-                return;
-            }
-            assert_ne!(daemon.filter, Filter::Foreign, "somebody else's filter");
-            daemon.filter = filter;
-        }
-    }
-
     /// To the daemon, if its guard lets it pass, and to vipshield.
-    fn broadcast(&mut self, messages: &[Message]) -> Vec<Event> {
+    pub(super) fn broadcast(&mut self, messages: &[Message]) -> Vec<Event> {
         let mut withheld = Vec::new();
         for message in messages {
             let Some(daemon) = &mut self.daemon else { continue };
@@ -591,12 +464,6 @@ impl Bench {
         view.trusts(NIC_INDEX, NIC)
             && start.addresses[&NIC_INDEX].iter().all(|ip| view.has(NIC_INDEX, *ip))
     }
-}
-
-/// The destinations that these plans have routes to.
-fn destinations<'a>(plans: impl IntoIterator<Item = &'a Plan>) -> BTreeSet<(IpAddr, u8)> {
-    let all = plans.into_iter().flat_map(|plan| [plan.prefixes(false), plan.prefixes(true)]);
-    all.flatten().collect()
 }
 
 /// See [`Bench::outcome`].

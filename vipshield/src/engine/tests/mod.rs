@@ -1,6 +1,7 @@
 //! The engine on virtual time: a model of a node, of the guard and of a daemon around the real
 //! engine, which is reached by its public interface alone.
 
+mod adapters;
 mod bench;
 mod carrying;
 mod daemons;

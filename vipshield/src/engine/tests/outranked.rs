@@ -6,7 +6,7 @@ use super::{
     super::{Event, Phase, Route},
     bench::{Bench, DEADLINE},
     kube_ovn::Sequence,
-    node::{BRIDGE, Datapath, NIC, NIC_INDEX, Op},
+    node::{BRIDGE, Datapath, NIC, NIC_INDEX, Op, address},
 };
 
 /// Another uplink. Nobody guards it.
@@ -169,5 +169,20 @@ fn what_is_not_carried_is_not_missed() {
         }
         assert_eq!(bench.phase(), Phase::Free);
         assert_eq!(bench.carried.contains_key(&NIC_INDEX), !outranked);
+    }
+}
+
+/// An interface without an IPv4 address, as a tunnel may be, keeps its IPv4 routes when an address of IPv6
+/// leaves it.
+#[test]
+fn an_unnumbered_uplink_keeps_its_routes() {
+    for datapath in Datapath::ALL {
+        let mut bench = bench(datapath, &[default(200)]);
+        add(&mut bench, OTHER, default(100));
+        let ifindex = bench.node.index(OTHER).unwrap();
+        let away = address("2001:db8:2::1/64");
+        bench.feed(Event::AddressRemoved { ifindex, address: away, requester: 0 });
+        bench.feed(Event::Hint);
+        assert!(!carried(&bench).contains(&default(200)), "{datapath:?}");
     }
 }

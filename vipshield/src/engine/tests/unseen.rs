@@ -4,7 +4,7 @@ use super::{
     super::{Action, Event, Weight},
     bench::{Bench, DEADLINE},
     kube_ovn::Sequence,
-    node::{BRIDGE, Datapath, NIC, NIC_INDEX, Op, VIP, address},
+    node::{BRIDGE, Datapath, NIC, NIC_INDEX, VIP, address},
 };
 
 /// A look failed; `gone` are known to be.
@@ -21,19 +21,10 @@ fn told(bench: &Bench, weight: Weight, words: &str) -> usize {
     told.count()
 }
 
-/// A node whose daemon has taken the VIP.
-fn owner(datapath: Datapath) -> Bench {
-    let mut bench = Bench::unshielded(datapath);
-    bench.node.apply(&Op::RemoveAddress(NIC.to_owned(), address(VIP), 0));
-    bench.begin();
-    bench.daemon_asks(address(VIP), true);
-    bench
-}
-
 #[test]
 fn who_is_not_seen_is_not_dead() {
     for datapath in Datapath::ALL {
-        let mut bench = owner(datapath);
+        let mut bench = Bench::owner_of_vip(datapath);
         for (sequence, bearer) in [(None, NIC), (Some(Sequence::Bind), BRIDGE)] {
             if let Some(sequence) = sequence {
                 bench.sequence(sequence);
@@ -58,7 +49,7 @@ fn who_is_not_seen_is_not_dead() {
 #[test]
 fn a_sequence_is_masked_meanwhile() {
     for datapath in Datapath::ALL {
-        let mut bench = owner(datapath);
+        let mut bench = Bench::owner_of_vip(datapath);
         blind(&mut bench, "EMFILE", &[]);
         bench.sequence(Sequence::Bind);
         assert_eq!(bench.places(address(VIP)), [BRIDGE]);
@@ -72,7 +63,7 @@ fn a_sequence_is_masked_meanwhile() {
 
 #[test]
 fn it_is_said_once_and_so_is_its_end() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     assert!(bench.status().ready);
     for errno in ["EMFILE in one place", "EMFILE in another", "EMFILE in a third"] {
         blind(&mut bench, errno, &[]);
@@ -95,7 +86,7 @@ fn it_is_said_once_and_so_is_its_end() {
 fn one_that_is_gone_for_certain_takes_its_vip_along() {
     for datapath in Datapath::ALL {
         for sequence in [None, Some(Sequence::Bind), Some(Sequence::Exchange)] {
-            let mut bench = owner(datapath);
+            let mut bench = Bench::owner_of_vip(datapath);
             if let Some(sequence) = sequence {
                 bench.sequence(sequence);
             }
@@ -119,7 +110,7 @@ fn one_that_is_gone_for_certain_takes_its_vip_along() {
 /// That one of two died says nothing of the other's sockets, which were not looked at.
 #[test]
 fn the_other_daemons_stay_as_they_were_found() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.sequence(Sequence::Exchange);
     let mut daemons = bench.found();
     let mut checkers = daemons[0].clone();

@@ -11,15 +11,6 @@ use super::{
     node::{BRIDGE, Datapath, KUBE_OVN, NIC, NIC_INDEX, NODE_IP, Op, VIP, address},
 };
 
-/// A node whose daemon has just become owner.
-fn owner(datapath: Datapath) -> Bench {
-    let mut bench = Bench::unshielded(datapath);
-    bench.node.apply(&Op::RemoveAddress(NIC.to_owned(), address(VIP), 0));
-    bench.begin();
-    bench.daemon_asks(address(VIP), true);
-    bench
-}
-
 fn nowhere() -> Vec<String> {
     Vec::new()
 }
@@ -34,7 +25,7 @@ fn bridge_after(sequence: Sequence) -> String {
 fn given_up_while_enslaved_it_is_gone_at_once() {
     for datapath in Datapath::ALL {
         for sequence in [Sequence::Bind, Sequence::Exchange] {
-            let mut bench = owner(datapath);
+            let mut bench = Bench::owner_of_vip(datapath);
             bench.sequence(sequence);
             assert_eq!(bench.places(address(VIP)), [bridge_after(sequence)]);
             // The kernel refuses: the NIC has not had it for long.
@@ -52,7 +43,7 @@ fn given_up_while_enslaved_it_is_gone_at_once() {
 fn at_each_step(mut check: impl FnMut(&mut Bench, Sequence, &[Step], &str)) {
     for (sequence, datapath) in all() {
         let ready = || {
-            let mut bench = owner(datapath);
+            let mut bench = Bench::owner_of_vip(datapath);
             if let Some(before) = sequence.before() {
                 bench.sequence(before);
             }
@@ -106,7 +97,7 @@ fn given_up_at_any_step_it_does_not_come_back() {
 #[test]
 fn taken_while_enslaved_it_moves_to_the_bridge_and_back() {
     for datapath in Datapath::ALL {
-        let mut bench = owner(datapath);
+        let mut bench = Bench::owner_of_vip(datapath);
         bench.daemon_asks(address(VIP), false);
         bench.sequence(Sequence::Bind);
         bench.daemon_asks(address(VIP), true);
@@ -140,7 +131,7 @@ fn a_daemon_that_dies_takes_its_vip_along() {
 
 #[test]
 fn a_bridge_gets_no_address_of_a_daemon_that_died_half_a_minute_ago() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.kill_daemon();
     bench.change(&Op::AddBridge(BRIDGE.to_owned()));
     bench.advance(Duration::from_secs(30));
@@ -153,7 +144,7 @@ fn a_bridge_gets_no_address_of_a_daemon_that_died_half_a_minute_ago() {
 
 #[test]
 fn a_daemon_may_ask_before_it_is_found() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.kill_daemon();
     bench.change(&Op::AddBridge(BRIDGE.to_owned()));
     // It takes what is called as it is told to, which is a bridge while names are exchanged.
@@ -168,7 +159,7 @@ fn a_daemon_may_ask_before_it_is_found() {
 
 #[test]
 fn the_next_daemon_may_have_it_before_it_is_known() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.kill_daemon();
     assert_eq!(bench.places(address(VIP)), nowhere());
     // Its port is not known yet.
@@ -181,7 +172,7 @@ fn the_next_daemon_may_have_it_before_it_is_known() {
 /// The next daemon has put it where it is before it is found, in the same look that misses the last.
 #[test]
 fn what_the_next_daemon_has_taken_over_stays() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.daemon = Some(Keepalived::start(701, &bench.node, NIC));
     let (port, address) = (COMMAND_PORT + 1, address(VIP));
     let intent = Intent { port, sequence: 1, address, wanted: true, refused: false };
@@ -195,7 +186,7 @@ fn what_the_next_daemon_has_taken_over_stays() {
 
 #[test]
 fn it_stays_off_as_long_as_its_daemon_lives() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.change(&Op::AddBridge(BRIDGE.to_owned()));
     bench.daemon_asks(address(VIP), false);
     for name in [NIC, BRIDGE] {
@@ -211,7 +202,7 @@ fn it_stays_off_as_long_as_its_daemon_lives() {
 
 #[test]
 fn what_somebody_else_adds_when_the_daemon_is_gone_is_his() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.daemon_asks(address(VIP), false);
     bench.kill_daemon();
     bench.change(&Op::AddAddress(NIC.to_owned(), address(VIP)));
@@ -225,7 +216,7 @@ fn what_somebody_else_adds_when_the_daemon_is_gone_is_his() {
 
 #[test]
 fn other_interfaces_are_not_touched() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.change(&Op::AddNic("lo".to_owned()));
     bench.change(&Op::AddAddress("lo".to_owned(), address(VIP)));
     bench.daemon_asks(address(VIP), false);
@@ -252,7 +243,11 @@ fn told(bench: &mut Bench, sequence: u32, text: &str, wanted: bool) {
 fn what_goes_along_with_an_address_was_not_given_up() {
     // The kernel removes secondaries with their primary, in the name of who asked for that.
     for known in [true, false] {
-        let mut bench = if known { owner(Datapath::Bridge) } else { Bench::new(Datapath::Bridge) };
+        let mut bench = if known {
+            Bench::owner_of_vip(Datapath::Bridge)
+        } else {
+            Bench::new(Datapath::Bridge)
+        };
         told(&mut bench, 70, NODE_IP, false);
         told(&mut bench, 70, VIP, false);
         bench.change(&Op::AddAddress(NIC.to_owned(), address(NODE_IP)));
@@ -266,7 +261,7 @@ fn what_goes_along_with_an_address_was_not_given_up() {
 #[test]
 fn another_vip_that_went_along_is_still_wanted() {
     let other = "192.0.2.20/24";
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.daemon_asks(address(other), true);
     told(&mut bench, 70, other, false);
     told(&mut bench, 70, VIP, false);
@@ -282,7 +277,7 @@ fn another_vip_that_went_along_is_still_wanted() {
 
 #[test]
 fn what_the_kernel_promotes_was_not_asked_for() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     // The node's own address was the VIP's secondary, and is announced anew.
     told(&mut bench, 70, VIP, false);
     told(&mut bench, 70, NODE_IP, true);
@@ -302,7 +297,7 @@ fn what_the_daemon_had_before_vipshield_began_is_known_when_it_gives_it_up() {
 
 #[test]
 fn the_later_request_counts_whichever_is_heard_first() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.sequence(Sequence::Bind);
     let intent = |sequence, wanted| Event::Intent {
         intent: Intent {
@@ -323,7 +318,7 @@ fn the_later_request_counts_whichever_is_heard_first() {
 
 #[test]
 fn nobody_else_speaks_for_the_daemon() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.sequence(Sequence::Bind);
     let address = address(VIP);
     for port in [0, KUBE_OVN] {
@@ -335,7 +330,7 @@ fn nobody_else_speaks_for_the_daemon() {
 
 #[test]
 fn stopped_while_enslaved_it_leaves_no_second_owner() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.sequence(Sequence::Bind);
     bench.feed(Event::Stop);
     // The daemon learns that its addresses are gone, gives the VIP up, and misses it.
@@ -347,7 +342,7 @@ fn stopped_while_enslaved_it_leaves_no_second_owner() {
 #[test]
 fn a_vip_that_cannot_be_removed_is_tried_again() {
     let is_removal = |action: &Action| matches!(action, Action::RemoveVip { .. });
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.sequence(Sequence::Bind);
     bench.fails = is_removal;
     bench.daemon_asks(address(VIP), false);
@@ -359,7 +354,7 @@ fn a_vip_that_cannot_be_removed_is_tried_again() {
 
 #[test]
 fn after_lost_events_nothing_is_done_for_an_address_that_is_gone() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.deaf = true;
     bench.daemon_asks(address(VIP), false);
     bench.deaf = false;
@@ -387,7 +382,7 @@ fn after_lost_events_nothing_is_done_for_an_address_that_is_gone() {
 #[test]
 fn after_lost_events_an_address_on_its_way_is_not_forgotten() {
     for arrives in [true, false] {
-        let mut bench = owner(Datapath::Bridge);
+        let mut bench = Bench::owner_of_vip(Datapath::Bridge);
         bench.change(&Op::RemoveAddress(NIC.to_owned(), address(VIP), KUBE_OVN));
         bench.feed(bench.node.snapshot());
         if arrives {
@@ -434,12 +429,12 @@ fn what_was_asked_for_before_events_were_lost_counts() {
 #[test]
 fn taken_anew_at_any_step_it_is_where_the_traffic_is() {
     for (sequence, datapath) in all() {
-        let mut ready = owner(datapath);
+        let mut ready = Bench::owner_of_vip(datapath);
         if let Some(before) = sequence.before() {
             ready.sequence(before);
         }
         for done in 0..=ready.steps(sequence).len() {
-            let mut bench = owner(datapath);
+            let mut bench = Bench::owner_of_vip(datapath);
             if let Some(before) = sequence.before() {
                 bench.sequence(before);
             }
@@ -472,7 +467,7 @@ fn announced(bench: &Bench, from: usize, since: Duration) -> Vec<(u32, u64)> {
 #[test]
 fn a_move_is_announced_three_times_and_nothing_else_is() {
     for (sequence, datapath) in all() {
-        let mut bench = owner(datapath);
+        let mut bench = Bench::owner_of_vip(datapath);
         assert_eq!(announced(&bench, 0, Duration::ZERO), [], "the daemon does that itself");
         if let Some(before) = sequence.before() {
             bench.sequence(before);
@@ -497,7 +492,7 @@ fn a_move_is_announced_three_times_and_nothing_else_is() {
 #[test]
 fn what_was_given_up_is_not_announced_any_more() {
     for wait in [Duration::ZERO, Duration::from_millis(1500)] {
-        let mut bench = owner(Datapath::Bridge);
+        let mut bench = Bench::owner_of_vip(Datapath::Bridge);
         bench.run(&bench.steps(Sequence::Bind));
         bench.advance(wait);
         let said = announced(&bench, 0, Duration::ZERO).len();
@@ -510,7 +505,7 @@ fn what_was_given_up_is_not_announced_any_more() {
 
 #[test]
 fn what_vipshield_put_on_the_bearer_is_announced() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.daemon_asks(address(VIP), false);
     bench.sequence(Sequence::Bind);
     let now = bench.now;
@@ -522,7 +517,7 @@ fn what_vipshield_put_on_the_bearer_is_announced() {
 
 #[test]
 fn an_announcement_that_fails_is_not_repeated_out_of_turn() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.fails = |action| matches!(action, Action::Announce { .. });
     bench.sequence(Sequence::Bind);
     bench.advance(15 * DEADLINE);
@@ -532,7 +527,7 @@ fn an_announcement_that_fails_is_not_repeated_out_of_turn() {
 
 #[test]
 fn what_a_killed_vipshield_had_moved_is_still_its_daemons() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.daemon_asks(address(VIP), false);
     bench.sequence(Sequence::Bind);
     bench.daemon_asks(address(VIP), true);
@@ -549,7 +544,7 @@ fn what_a_killed_vipshield_had_moved_is_still_its_daemons() {
 
 #[test]
 fn what_is_only_believed_is_not_announced() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.sequence(Sequence::Bind);
     bench.kill_engine();
     bench.begin();
@@ -564,7 +559,7 @@ fn what_is_only_believed_is_not_announced() {
 
 #[test]
 fn what_a_killed_vipshield_had_moved_for_a_daemon_that_is_gone_goes() {
-    let mut bench = owner(Datapath::Bridge);
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.daemon_asks(address(VIP), false);
     bench.sequence(Sequence::Bind);
     bench.daemon_asks(address(VIP), true);
