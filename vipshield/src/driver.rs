@@ -368,8 +368,9 @@ impl Driver {
                 scanner.forget(*socket);
             }
             Action::Rebind { socket, nic, to } => {
-                let VrrpSocket { id, family, bound, .. } = *socket;
-                daemons::rebind(daemons::borrow(id)?, family, bound, *to, *nic)?;
+                let VrrpSocket { id, family, bound, home } = *socket;
+                let from: Vec<u32> = bound.into_iter().chain(home).collect();
+                daemons::rebind(daemons::borrow(id)?, family, &from, *to, *nic)?;
             }
             Action::Speak { socket, from_anywhere } => {
                 daemons::speak_from_anywhere(daemons::borrow(*socket)?, *from_anywhere)?;

@@ -186,7 +186,7 @@ fn give_back_sockets(daemon: &Daemon, links: &[Link]) -> Result<Vec<(u32, u32)>>
         let joined = joined(socket);
         if let Some(nic) = daemons::home(socket, &joined, links) {
             if !daemons::stays(&joined, nic, links) {
-                daemons::rebind(file, socket.family, socket.bound, nic, nic)
+                daemons::rebind(file, socket.family, socket.bound.as_slice(), nic, nic)
                     .with_context(|| format!("{} {}, {}", daemon.name, daemon.pid, socket.id))?;
                 info!("{} {}: {} is back on interface {nic}", daemon.name, daemon.pid, socket.id);
             }

@@ -139,23 +139,22 @@ pub fn is_member(socket: impl AsFd, family: Family, ifindex: u32) -> bool {
     sockopt::ask(socket, level, MCAST_MSFILTER, question).is_ok()
 }
 
-/// Moves a VRRP socket from the interface `from` to the interface `to`: where it is bound, where
-/// its multicast goes, and where it is a member of VRRP's group, if it is one on either: send
+/// Moves a VRRP socket from the interfaces `from` to the interface `to`: where it is bound, where
+/// its multicast goes, and where it is a member of VRRP's group, if it is one on any: send
 /// sockets are not, nor are those of an instance with `unicast_peer`.
 ///
 /// The membership on the NIC itself is the daemon's and is never dropped; `keep` is that NIC.
 pub fn rebind(
     socket: impl AsFd,
     family: Family,
-    from: Option<u32>,
+    from: &[u32],
     to: u32,
     keep: u32,
 ) -> Result<(), SocketError> {
     let socket = socket.as_fd();
     // A daemon that opened it while the bridge had the NIC's name has joined there alone.
-    let member =
-        is_member(socket, family, keep) || from.is_some_and(|from| is_member(socket, family, from));
-    let from = from.filter(|from| *from != keep && *from != to);
+    let member = [keep].iter().chain(from).any(|on| is_member(socket, family, *on));
+    let left = from.iter().copied().filter(|from| *from != keep && *from != to);
     sockopt::set(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &to)
         .map_err(failed("SO_BINDTOIFINDEX"))?;
     match family {
@@ -167,7 +166,7 @@ pub fn rebind(
                 let group =
                     |ifindex| Ipv4Membership { group: VRRP_GROUP_IPV4, address: [0; 4], ifindex };
                 join(sockopt::set(socket, libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, &group(to)))?;
-                if let Some(from) = from {
+                for from in left {
                     let option = libc::IP_DROP_MEMBERSHIP;
                     leave(sockopt::set(socket, libc::IPPROTO_IP, option, &group(from)))?;
                 }
@@ -180,7 +179,7 @@ pub fn rebind(
                 let group = |ifindex| Ipv6Membership { group: VRRP_GROUP_IPV6.octets(), ifindex };
                 let level = libc::IPPROTO_IPV6;
                 join(sockopt::set(socket, level, libc::IPV6_ADD_MEMBERSHIP, &group(to)))?;
-                if let Some(from) = from {
+                for from in left {
                     leave(sockopt::set(socket, level, libc::IPV6_DROP_MEMBERSHIP, &group(from)))?;
                 }
             }

@@ -60,9 +60,12 @@ impl Engine {
                     !self.world.has_link(bound)
                         && home.map_or(self.nics.len() == 1, |home| home == nic.ifindex)
                 };
-                // While names are exchanged, a daemon that opens its sockets anew binds them to
-                // the bridge by its name, and may have joined VRRP's group on the NIC.
-                let unplaced = to != nic.ifindex && self.placed.get(&socket.id) != Some(&to);
+                // While names are exchanged, a daemon that opens its sockets anew may bind them to
+                // the one interface, and join VRRP's group on the other some moments later.
+                let is_member_elsewhere =
+                    socket.home.is_some_and(|home| home != to && nic.bearers.contains(&home));
+                let unplaced = (to != nic.ifindex || is_member_elsewhere)
+                    && self.placed.get(&socket.id) != Some(&(to, socket.home));
                 if socket.bound.is_some_and(|bound| {
                     (bound != to || unplaced) && (nic.bearers.contains(&bound) || orphan(bound))
                 }) {

@@ -223,7 +223,7 @@ impl Engine {
             }
         }
         self.speaking.retain(there);
-        self.look_for_sockets(&before);
+        self.look_for_sockets(&before, now);
         // One of those that were found now may have said already that it takes it over.
         orphans.retain(|ip| !self.world.vips.is_wanted(*ip));
         for ip in orphans {
@@ -323,7 +323,7 @@ impl Engine {
             }
             Action::Rebind { socket, to, .. } => {
                 self.rebound += 1;
-                self.placed.insert(socket.id, *to);
+                self.placed.insert(socket.id, (*to, socket.home));
                 if let Some(found) = self
                     .world
                     .daemons

@@ -120,8 +120,8 @@ pub struct Engine {
     /// Where VRRP sockets were bound when they were first seen; none for those that an earlier
     /// vipshield may have moved.
     made: BTreeMap<SocketId, Option<u32>>,
-    /// The bridges that VRRP sockets were put on.
-    placed: BTreeMap<SocketId, u32>,
+    /// Where VRRP sockets were put, and where they were known to be members of VRRP's group by then.
+    placed: BTreeMap<SocketId, (u32, Option<u32>)>,
     /// VRRP sockets that may send from an address that is not there for the moment.
     speaking: BTreeSet<SocketId>,
     /// What daemons know of names.

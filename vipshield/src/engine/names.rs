@@ -6,7 +6,10 @@
 //! only opens its sockets anew, it binds them by the name, asks for multicast by the number, is
 //! refused, and goes on as an owner whom nobody hears.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +24,11 @@ use super::{
 
 /// A daemon by its process id, and a NIC by its index.
 type On = (u32, u32);
+
+/// A daemon that opens its sockets anew lacks some for a moment, and for longer on a busy node: one that
+/// lacks them for less than this is left in peace. Far below the time after which its peers give an owner
+/// up, three intervals between adverts.
+const OPENING: Duration = Duration::from_millis(250);
 
 /// How VRRP sockets that daemons open anew find the traffic of a NIC that is called otherwise than they
 /// know it.
@@ -42,13 +50,14 @@ pub struct Opening {
 pub(super) struct Names {
     /// Daemons have been looked for: what is found from now on is new.
     looked: bool,
-    /// VRRP sockets that the last scan found without their other half.
-    suspects: BTreeSet<SocketId>,
-    /// Those of them that the scan before had found so, too: it was no moment between two.
+    /// VRRP sockets that the last scan found without their other half, and since when.
+    suspects: BTreeMap<SocketId, Duration>,
+    /// Those of them that will get no other: it was no moment between two.
     alone: BTreeSet<SocketId>,
-    /// Daemons that the last scan found without any of the VRRP sockets they had on a NIC.
-    bereft: BTreeSet<On>,
-    /// Those of them that the scan before had found so, too.
+    /// Daemons that the last scan found without any of the VRRP sockets they had on a NIC, and since
+    /// when.
+    bereft: BTreeMap<On, Duration>,
+    /// Those of them that will open none.
     mute: BTreeSet<On>,
     /// VRRP sockets, and daemons without any, for which the daemon was told what is called how.
     disclosed: (BTreeSet<SocketId>, BTreeSet<On>),
@@ -62,7 +71,7 @@ pub(super) struct Names {
 
 impl Engine {
     /// The daemons were looked for: `before` are those that were known.
-    pub(super) fn look_for_sockets(&mut self, before: &BTreeMap<u32, Daemon>) {
+    pub(super) fn look_for_sockets(&mut self, before: &BTreeMap<u32, Daemon>, now: Duration) {
         let is_new = |pid: u32, daemon: &Daemon| {
             before.get(&pid).is_none_or(|known| known.start_time != daemon.start_time)
         };
@@ -73,9 +82,9 @@ impl Engine {
         let speak_now = self.speakers(&self.world.daemons);
         let bereft: BTreeSet<On> = self
             .speakers(before)
-            .union(&self.names.bereft)
+            .into_iter()
+            .chain(self.names.bereft.keys().copied())
             .filter(|on| old.contains(&on.0) && !speak_now.contains(on))
-            .copied()
             .collect();
         let halves = self.halves();
         let astray: Vec<u32> = self.astray().map(|nic| nic.ifindex).collect();
@@ -87,12 +96,10 @@ impl Engine {
             .map(|socket| socket.id)
             .collect();
         let names = &mut self.names;
-        names.mute = bereft.intersection(&names.bereft).copied().collect();
-        names.bereft = bereft;
-        names.alone = halves.intersection(&names.suspects).copied().collect();
-        names.suspects = halves;
+        (names.bereft, names.mute) = lasting(&names.bereft, bereft, now);
+        (names.suspects, names.alone) = lasting(&names.suspects, halves, now);
         names.disclosed.0.retain(|socket| sockets.contains(socket));
-        names.disclosed.1.retain(|on| names.bereft.contains(on));
+        names.disclosed.1.retain(|on| names.bereft.contains_key(on));
         names.informed.retain(|on| old.contains(&on.0));
         let found = new.into_iter().flat_map(|pid| astray.iter().map(move |nic| (pid, *nic)));
         // One that was there before vipshield, and has no socket on the NIC any more, was told while
@@ -293,6 +300,19 @@ impl Engine {
     pub(super) fn not_shown(&mut self, socket: SocketId, ifindex: u32) {
         self.names.shown.remove(&(socket, ifindex));
     }
+}
+
+/// What was found now, and since when it has been; and what has been for too long.
+fn lasting<K: Ord + Copy>(
+    before: &BTreeMap<K, Duration>,
+    found: BTreeSet<K>,
+    now: Duration,
+) -> (BTreeMap<K, Duration>, BTreeSet<K>) {
+    let since = |key: K| (key, before.get(&key).copied().unwrap_or(now));
+    let all: BTreeMap<K, Duration> = found.into_iter().map(since).collect();
+    let lasts = all.iter().filter(|(_, since)| now.saturating_sub(**since) >= OPENING);
+    let lasting = lasts.map(|(key, _)| *key).collect();
+    (all, lasting)
 }
 
 /// The bridge that has the NIC's name and is its bearer; and whether it works.

@@ -236,6 +236,8 @@ impl Bench {
             daemon.open(&self.node, self.openings.get(&NIC_INDEX).filter(|_| self.corrects));
         }
         self.scan();
+        // The last of the looks that follow a reload.
+        self.advance(Duration::from_millis(400));
         self.scan();
     }
 

@@ -1,7 +1,7 @@
 //! Daemons of several processes, and those that begin anew: what the guard knows of them, and what
 //! they are told.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::{
     super::{Action, Event, Phase},
@@ -157,6 +157,35 @@ fn sockets_that_are_on_the_bridge_by_its_name_are_placed_once() {
     }
 }
 
+/// One that knows the bridge for its interface has its new sockets bound to where the traffic is, and joins
+/// VRRP's group on the bridge, some moments after it was looked at.
+#[test]
+fn sockets_that_have_joined_elsewhere_are_placed_when_it_is_known() {
+    let mut bench = ready_for(Sequence::Unexchange, Datapath::Bridge);
+    let bridge = bench.nic().bearer.unwrap().ifindex;
+    let joins = bench.steps(Sequence::Unexchange);
+    bench.run(&joins[..1]);
+    assert_eq!(bench.nic().bearer.unwrap().ifindex, NIC_INDEX);
+    let rebinds = |bench: &Bench, from| {
+        let asked = bench.asked(from);
+        asked.filter(|(_, action)| matches!(action, Action::Rebind { .. })).count()
+    };
+    let mut daemons = bench.found();
+    for socket in &mut daemons[0].vrrp {
+        socket.id.inode += 50;
+    }
+    let from = bench.log.len();
+    bench.scanned(daemons.clone());
+    assert_eq!(rebinds(&bench, from), 0, "bound to the NIC, and a member of nothing yet");
+    for socket in &mut daemons[0].vrrp {
+        socket.home = Some(bridge);
+    }
+    for _ in 0..2 {
+        bench.scanned(daemons.clone());
+        assert_eq!(rebinds(&bench, from), 2, "once");
+    }
+}
+
 /// It finds the bridge by the name before that has a port: what its peers say arrives at the NIC.
 #[test]
 fn sockets_on_a_bridge_without_a_port_are_moved_to_the_nic() {
@@ -208,6 +237,8 @@ fn a_mute_daemon_is_told_once_for_each_socket() {
     let mut daemons = bench.found();
     daemons[0].vrrp.truncate(1);
     bench.scanned(daemons.clone());
+    bench.advance(Duration::from_millis(200));
+    bench.scanned(daemons.clone());
     assert!(!bench.released(), "it may be about to open the other");
     for _ in 0..3 {
         bench.scanned(daemons.clone());
@@ -218,6 +249,7 @@ fn a_mute_daemon_is_told_once_for_each_socket() {
     daemons[0].vrrp[0].id.inode += 1;
     bench.scanned(daemons.clone());
     assert!(bench.releases().count() == 2 && bench.status().warnings.is_empty());
+    bench.advance(DEADLINE);
     bench.scanned(daemons);
     assert_eq!(bench.releases().count(), 4, "another socket");
     bench.scan();
