@@ -1,15 +1,16 @@
 //! A real keepalived on a node, and what it says about itself.
 
 use std::fs::{File, Permissions};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::fd::AsFd;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -64,7 +65,9 @@ impl Keepalived {
         }
 
         // Opened for writing too, so that it never ends while keepalived restarts.
-        let pipe = File::options().read(true).write(true).open(&fifo).context("notify FIFO")?;
+        let mut options = File::options();
+        options.read(true).write(true).custom_flags(OFlag::O_NONBLOCK.bits());
+        let pipe = options.open(&fifo).context("notify FIFO")?;
         let (notices, over) = (Arc::default(), Arc::new(AtomicBool::new(false)));
         let (kept, stop) = (Arc::clone(&notices), Arc::clone(&over));
         let reader = std::thread::Builder::new()
@@ -200,7 +203,11 @@ fn listen(mut pipe: File, kept: &Mutex<Vec<Transition>>, over: &AtomicBool) {
         if !poll(&mut ready, PollTimeout::from(50_u8)).is_ok_and(|count| count > 0) {
             continue;
         }
-        let Ok(length) = pipe.read(&mut buffer) else { return };
+        let length = match pipe.read(&mut buffer) {
+            Ok(length) => length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(_) => return,
+        };
         let at = clock::now();
         pending.extend_from_slice(buffer.get(..length).unwrap_or_default());
         while let Some(end) = pending.iter().position(|&byte| byte == b'\n') {

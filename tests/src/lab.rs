@@ -187,6 +187,8 @@ impl Lab {
     /// # Errors
     /// When it cannot be started.
     pub fn start_keepalived(&mut self, number: usize) -> Result<()> {
+        // One at a time: they would take each other's notices.
+        drop(self.node_mut(number)?.keepalived.take());
         let started = self.spawn_keepalived(number)?;
         self.node_mut(number)?.keepalived = Some(started);
         Ok(())

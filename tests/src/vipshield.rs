@@ -115,18 +115,40 @@ impl Vipshield {
     /// # Errors
     /// When it ends or does not get ready in 10 seconds (stretched).
     pub async fn ready(&mut self) -> Result<()> {
+        let is_ready =
+            |status: &Value| status.get("ready").and_then(Value::as_bool) == Some(true);
+        self.says("get ready", is_ready).await
+    }
+
+    /// Wait until it guards a keepalived, as one that started before it does, or a moment ago.
+    ///
+    /// # Errors
+    /// When it ends or does not in 10 seconds (stretched).
+    pub async fn guards(&mut self) -> Result<()> {
+        let is_guarded = |daemon: &Value| {
+            let filters = daemon.get("monitors").and_then(Value::as_array);
+            filters.is_some_and(|all| {
+                !all.is_empty() && all.iter().all(|filter| filter.as_str() == Some("guard"))
+            })
+        };
+        let guards = |status: &Value| {
+            let daemons = status.get("daemons").and_then(Value::as_array);
+            daemons.is_some_and(|all| !all.is_empty() && all.iter().all(is_guarded))
+        };
+        self.says("guard keepalived", guards).await
+    }
+
+    async fn says(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<()> {
         let deadline = clock::now() + clock::patience(Duration::from_secs(10));
         loop {
-            if let Ok(status) = self.status().await
-                && status.get("ready").and_then(Value::as_bool) == Some(true)
-            {
+            if self.status().await.is_ok_and(|status| wanted(&status)) {
                 return Ok(());
             }
             if !self.daemon.running() {
                 bail!("vipshield ended: {}", self.last_words());
             }
             if clock::now() >= deadline {
-                bail!("vipshield does not get ready: {}", self.last_words());
+                bail!("vipshield does not {what}: {}", self.last_words());
             }
             clock::pass(Duration::from_millis(20)).await;
         }

@@ -58,7 +58,12 @@ pub(super) async fn staged_in(
             shield(&mut lab, &context, beginning).await?;
         }
         measure::elect(&mut lab, beginning.role).await?;
-        if !beginning.early {
+        if beginning.early {
+            for node in beginning.shields {
+                let vipshield = lab.node_mut(*node)?.vipshield.as_mut();
+                vipshield.context("vipshield does not run")?.guards().await?;
+            }
+        } else {
             shield(&mut lab, &context, beginning).await?;
         }
         work(&mut lab, &context).await
