@@ -115,8 +115,7 @@ impl Vipshield {
     /// # Errors
     /// When it ends or does not get ready in 10 seconds (stretched).
     pub async fn ready(&mut self) -> Result<()> {
-        let is_ready =
-            |status: &Value| status.get("ready").and_then(Value::as_bool) == Some(true);
+        let is_ready = |status: &Value| status.get("ready").and_then(Value::as_bool) == Some(true);
         self.says("get ready", is_ready).await
     }
 

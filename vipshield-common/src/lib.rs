@@ -80,6 +80,10 @@ pub mod programs {
     pub const BRIDGE_JOIN_SENTRY: &str = "bridge_join_sentry";
     /// kprobe on `br_del_if`: throws shunts earlier.
     pub const BRIDGE_CUT_SENTRY: &str = "bridge_cut_sentry";
+    /// kprobe on `ovs_vport_cmd_del`: notes who deletes a port.
+    pub const OVS_REQUEST_SENTRY: &str = "ovs_request_sentry";
+    /// kprobe on `ovs_vport_get_stats`: throws shunts earlier still.
+    pub const OVS_LOOK_SENTRY: &str = "ovs_look_sentry";
     /// kprobe on `ovs_vport_del`: throws shunts earlier.
     pub const OVS_CUT_SENTRY: &str = "ovs_cut_sentry";
     /// TC classifier on a NIC's ingress.

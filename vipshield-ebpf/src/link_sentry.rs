@@ -2,21 +2,12 @@
 //! woken.
 //!
 //! `link_sentry` is a socket filter on vipshield's own rtnetlink monitor, which always passes: it
-//! sees a NIC join any kind of bridge, and leave one. The other sentries, where the kernel lets
-//! them in, see it before it happens: a Linux bridge says so a moment later, of a port that leaves
-//! Open vSwitch it is said only after it has waited for every CPU (`ovs_netdev_detach_dev`,
-//! `net/openvswitch/vport-netdev.c`).
+//! sees a NIC join any kind of bridge, and leave one. `port_sentries` see some of it earlier.
 
-use core::ffi::c_void;
-
-use aya_ebpf::{
-    helpers::{bpf_get_current_task, bpf_probe_read_kernel},
-    macros::{kprobe, socket_filter},
-    programs::{ProbeContext, SkBuffContext},
-};
+use aya_ebpf::{helpers::bpf_get_current_task, macros::socket_filter, programs::SkBuffContext};
 use vipshield_common::{
     counters::Counter,
-    shunt::{Devices, LIFETIME_NS, Thrown, trigger},
+    shunt::{LIFETIME_NS, Thrown, trigger},
 };
 
 use crate::{
@@ -36,68 +27,6 @@ const IFLA_BRPORT_STATE: u16 = 1;
 const BR_STATE_DISABLED: u8 = 0;
 /// `rtnl_fill_ifinfo` (`net/core/rtnetlink.c`) puts about twenty attributes before the master.
 const ATTRIBUTES_LOOKED_AT: u32 = 32;
-
-/// The loader knows.
-#[unsafe(no_mangle)]
-static DEVICES: Devices = Devices { ifindex: 0, net: 0, inode: 0, own: 0 };
-
-/// `br_add_if` (`net/bridge/br_if.c`): a port is about to join a Linux bridge, which drops what it
-/// receives from then on, until it has said so.
-#[kprobe]
-fn bridge_join_sentry(ctx: ProbeContext) -> u32 {
-    bridge(&ctx, trigger::JOIN)
-}
-
-/// `br_del_if`, at the same place: a port is about to leave a Linux bridge.
-#[kprobe]
-fn bridge_cut_sentry(ctx: ProbeContext) -> u32 {
-    bridge(&ctx, trigger::CUT)
-}
-
-#[inline(always)]
-fn bridge(ctx: &ProbeContext, event: u32) -> u32 {
-    if let Some(device) = ctx.arg::<*const c_void>(1) {
-        let until = now_ns().saturating_add(LIFETIME_NS);
-        throw_of(device, event, Thrown { ingress: until, egress: until });
-    }
-    0
-}
-
-/// `ovs_vport_del` (`net/openvswitch/vport.c`): Open vSwitch finds a port no more, and waits for the
-/// locks it needs to let go of it. What the port receives until then still gets its usual way.
-#[kprobe]
-fn ovs_cut_sentry(ctx: ProbeContext) -> u32 {
-    // The device comes first in `struct vport`.
-    if let Some(port) = ctx.arg::<*const c_void>(0)
-        && let Some(device) = read(port, 0)
-    {
-        let until = now_ns().saturating_add(LIFETIME_NS);
-        throw_of(device, trigger::CUT, Thrown { ingress: 0, egress: until });
-    }
-    0
-}
-
-/// Throws the shunt of the NIC that is this `struct net_device`, unless it is one of another network
-/// namespace, where the same index is another interface's.
-#[inline(always)]
-fn throw_of(device: *const c_void, event: u32, thrown: Thrown) {
-    // SAFETY: the loader replaces the constant before the program is loaded: the compiler must not
-    // know it.
-    let known = unsafe { core::ptr::read_volatile(&raw const DEVICES) };
-    if let Some(namespace) = read(device, known.net)
-        && read(namespace, known.inode) == Some(known.own)
-        && let Some(index) = read(device, known.ifindex)
-    {
-        throw(index, event, thrown);
-    }
-}
-
-/// Reads a pointer or a number that is so many bytes behind the start of a structure of the kernel's.
-#[inline(always)]
-fn read<T>(structure: *const c_void, offset: u32) -> Option<T> {
-    // SAFETY: the helper reads from any address, and says so if there is nothing.
-    unsafe { bpf_probe_read_kernel(structure.wrapping_byte_add(offset as usize).cast()) }.ok()
-}
 
 #[socket_filter]
 fn link_sentry(skb: SkBuffContext) -> i64 {
@@ -171,7 +100,7 @@ const fn works(link: &LinkMessage) -> bool {
 
 /// Throws the shunt of a NIC if it is laid for this event.
 #[inline(always)]
-fn throw(nic: u32, event: u32, thrown: Thrown) {
+pub(crate) fn throw(nic: u32, event: u32, thrown: Thrown) {
     // SAFETY: as in `watch`.
     let laid = unsafe { SHUNT_ENDS.get(nic) };
     if laid.is_some_and(|end| end.nic == nic && end.trigger == event)

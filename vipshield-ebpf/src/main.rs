@@ -15,6 +15,7 @@ mod maps;
 mod netlink;
 mod netlink_guard;
 mod opening;
+mod port_sentries;
 mod shunt;
 mod skb;
 mod tasks;

@@ -22,6 +22,8 @@ const MAX_SOCKETS: u32 = 256;
 const MAX_COMMAND_PORTS: u32 = 256;
 /// Tasks that change addresses at the same time.
 const MAX_ANNOUNCED: u32 = 256;
+/// Tasks that delete ports: Open vSwitch has one.
+const MAX_DELETING: u32 = 16;
 /// One is replayed at a time.
 const MAX_REPLAYED: u32 = 16;
 const MAX_TASK_NAMES: u32 = 32;
@@ -61,6 +63,9 @@ pub(crate) static INTENTS: RingBuf = RingBuf::with_byte_size(INTENTS_BYTES, 0);
 #[map]
 pub(crate) static ANNOUNCED: LruHashMap<u64, Announced> =
     LruHashMap::with_max_entries(MAX_ANNOUNCED, 0);
+/// When a task asked for a port of Open vSwitch to be deleted, by the task.
+#[map]
+pub(crate) static DELETING: LruHashMap<u64, u64> = LruHashMap::with_max_entries(MAX_DELETING, 0);
 #[map]
 pub(crate) static REPLAYED: HashMap<AddressKey, u32> = HashMap::with_max_entries(MAX_REPLAYED, 0);
 #[map]

@@ -18,12 +18,14 @@ use crate::causes::causes;
 
 /// The function that each probe watches. All are in modules, which come with the first bridge of
 /// their kind.
-const PROBES: [(&str, &str); 3] = [
+const PROBES: [(&str, &str); 5] = [
     // Linux 2.6.13.
     (programs::BRIDGE_JOIN_SENTRY, "br_add_if"),
     (programs::BRIDGE_CUT_SENTRY, "br_del_if"),
     // Linux 3.3.
     (programs::OVS_CUT_SENTRY, "ovs_vport_del"),
+    (programs::OVS_LOOK_SENTRY, "ovs_vport_get_stats"),
+    (programs::OVS_REQUEST_SENTRY, "ovs_vport_cmd_del"),
 ];
 
 /// This thread's network namespace.
