@@ -1,13 +1,6 @@
 //! What is carried, on the running kernel: asked of the kernel's own route look-up.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    net::IpAddr,
-    process::Command,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, fs, net::IpAddr, process::Command};
 
 use libtest_mimic::Failed;
 use vipshield::{
@@ -17,7 +10,7 @@ use vipshield::{
 
 use super::{
     check,
-    namespace::{PATIENCE, Seen, Stage, monotonic_ns},
+    namespace::{Seen, Stage, monotonic_ns},
 };
 
 /// Rules, routes and addresses, as `ip` shows them.
@@ -124,20 +117,6 @@ fn furnish(stage: &Stage) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Its routes come some seconds after an interface is up, when its link-local address is known to be
-/// nobody else's.
-fn wait_for_link_local(name: &str) -> Result<(), Failed> {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        let found = said("ip", &format!("-6 -o address show dev {name}"))?;
-        if found.contains("scope link") && !found.contains("tentative") {
-            return Ok(());
-        }
-        check(Instant::now() < until, format!("{name} has no link-local address: {found}"))?;
-        thread::sleep(Duration::from_millis(50));
-    }
-}
-
 /// A bridge has the node's address, and its NIC stands by: nothing changes before the bridge's routes are
 /// gone, and then the NIC is the way, without anybody having done anything.
 pub(crate) fn stands_by() -> Result<(), Failed> {
@@ -145,7 +124,8 @@ pub(crate) fn stands_by() -> Result<(), Failed> {
     stage.set_up("lo", true)?;
     stage.add_bridge("br0")?;
     stage.set_up("br0", true)?;
-    wait_for_link_local("br0")?;
+    // The loopback interface, the two of the stage, and the bridge.
+    stage.wait_for_carriers(4)?;
     for arguments in [
         "route add 192.0.2.50 dev peer",
         // Without a priority of its own: right before the main table's.

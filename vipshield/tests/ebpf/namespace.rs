@@ -126,7 +126,7 @@ impl Stage {
         })?;
         stage.set_up("peer", true)?;
         stage.set_up("nic", true)?;
-        stage.wait_for_carrier()?;
+        stage.wait_for_carriers(2)?;
         for group in [1, 5, 9] {
             stage.monitor.add_membership(group)?;
         }
@@ -136,8 +136,8 @@ impl Stage {
     }
 
     /// The kernel notices a carrier some time after both ends are up, and gives the interface a
-    /// link-local address then: both are over before a case begins.
-    fn wait_for_carrier(&self) -> Result<(), Failed> {
+    /// link-local address then, with its routes, some seconds later: both are over for so many interfaces.
+    pub(crate) fn wait_for_carriers(&self, links: usize) -> Result<(), Failed> {
         let mut watcher = Socket::new(NETLINK_ROUTE)?;
         watcher.bind_auto()?;
         watcher.add_membership(1)?;
@@ -165,7 +165,7 @@ impl Stage {
                     .count();
                 Ok::<_, Failed>((running, settled))
             })?;
-            if running >= 2 && settled >= 2 {
+            if running >= links && settled >= links {
                 return Ok(());
             }
             receive(&watcher)?;
