@@ -6,6 +6,7 @@
 mod answers;
 mod attach;
 mod look;
+mod switches;
 mod tasks;
 
 use std::{collections::VecDeque, future::pending, io, net::IpAddr, time::Duration};
@@ -23,6 +24,7 @@ use vipshield_common::tasks::TaskEvent;
 use self::{
     attach::{cookies, guard, listen, set_opening},
     look::Looks,
+    switches::Inquiry,
 };
 use crate::{
     bpf::{self, BpfError, Programs, Pulse},
@@ -134,6 +136,7 @@ pub struct Driver {
     /// What was told lately, with when.
     recent: VecDeque<(Duration, Notice)>,
     looks: Looks,
+    inquiry: Inquiry,
     finished: bool,
 }
 
@@ -146,6 +149,8 @@ enum Wake {
     Tick,
     Scan,
     Tasks(Vec<TaskEvent>),
+    /// Whether switches take new flows.
+    Switches(Vec<(u32, bool)>),
     Asked(Request, oneshot::Sender<Answer>),
     Scraped(oneshot::Sender<Status>),
     Stop(&'static str),
@@ -163,6 +168,7 @@ impl Driver {
             started: monotonic()?,
             recent: VecDeque::with_capacity(RECENT),
             looks: Looks::default(),
+            inquiry: Inquiry::default(),
             finished: false,
         };
         driver.begin().await?;
@@ -246,6 +252,7 @@ impl Driver {
             }
             () = at(tick) => Wake::Tick,
             () = at(scan) => Wake::Scan,
+            found = self.inquiry.answer() => Wake::Switches(found),
             _ = terminate.recv() => Wake::Stop("SIGTERM"),
             _ = interrupt.recv() => Wake::Stop("SIGINT"),
             Some((request, back)) = server.next() => Wake::Asked(request, back),
@@ -274,6 +281,15 @@ impl Driver {
                     return Err(DriverError::Heartbeat);
                 }
                 self.renew().await;
+                self.inquiry.make(self.engine.switches().into_keys());
+            }
+            Wake::Switches(found) => {
+                let known = self.engine.switches();
+                for (ifindex, served) in found {
+                    if known.get(&ifindex).is_some_and(|known| *known != served) {
+                        self.feed(Event::Switch { ifindex, served }).await?;
+                    }
+                }
             }
             Wake::Tick => self.feed(Event::Tick).await?,
             Wake::Scan => self.scan().await?,

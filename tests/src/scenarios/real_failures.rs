@@ -57,7 +57,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     all.push(cleared);
     let mut killed = scenario(
         "switch-killed",
-        "ovs-vswitchd is killed while the NIC is a port, and started again: the owner stays",
+        "ovs-vswitchd is killed while the NIC is a port: node2 takes over, later node1 again",
         async |lab| switch_killed(lab).await,
     );
     killed.only = Some(DatapathKind::Ovs);
@@ -223,8 +223,8 @@ async fn bridge_lost(lab: &mut Lab, how: Loss) -> Result<()> {
     one_owner(lab, &witnesses, began, clock::patience(2 * MOMENT))
 }
 
-/// The kernel goes on with the flows that it has, those of adverts among them; new ones get nowhere
-/// until the switch runs again, with vipshield or without. keepalived has nothing to be told.
+/// The kernel goes on with the flows that it has, those of adverts among them, and new ones get nowhere
+/// until the switch runs again.
 async fn switch_killed(lab: &mut Lab) -> Result<()> {
     let witnesses = Witnesses::start(lab).await?;
     let began = clock::now();
@@ -232,19 +232,23 @@ async fn switch_killed(lab: &mut Lab) -> Result<()> {
     phase(lab, 0, "bridged", SLACK).await?;
     // By then the kernel has the flow of the adverts.
     clock::pass(failover(lab)).await;
-
-    switch(lab)?.kill_switch().await?;
-    clock::pass(2 * failover(lab)).await;
     still(lab, began)?;
+
+    let killed = clock::now();
+    switch(lab)?.kill_switch().await?;
+    fails_over(lab, &witnesses, killed).await?;
     one_owner(lab, &witnesses, began, clock::patience(MOMENT))?;
 
+    let returned = clock::now();
     switch(lab)?.start_switch().await?;
+    told(lab, 0, "MASTER", returned, 2 * failover(lab)).await?;
     served_by(lab, &witnesses, 0, failover(lab)).await?;
+    let settled = clock::now();
     Sequence::Unbind.run(lab, &mut Undisturbed).await.outcome?;
     phase(lab, 0, "free", SLACK).await?;
     clock::pass(failover(lab)).await;
-    still(lab, began)?;
-    one_owner(lab, &witnesses, began, clock::patience(MOMENT))
+    still(lab, settled)?;
+    one_owner(lab, &witnesses, began, clock::patience(2 * MOMENT))
 }
 
 fn switch(lab: &mut Lab) -> Result<&mut Ovs> {

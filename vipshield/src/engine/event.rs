@@ -100,6 +100,14 @@ pub enum Event {
         /// The route.
         route: Route,
     },
+    /// Whether a switch that NICs are ports of takes new flows. Without it what is new gets nowhere, and what
+    /// was under way goes on.
+    Switch {
+        /// Interface index of the switch: of Open vSwitch, its datapath.
+        ifindex: u32,
+        /// Whether it does.
+        served: bool,
+    },
     /// A tool was started that takes and gives back NICs (`ovs-vsctl`). Only a hint: it says
     /// nothing about what the tool will do.
     Hint,

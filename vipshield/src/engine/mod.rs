@@ -421,8 +421,13 @@ impl Engine {
                 }
             }
             Overdue::Address(address) => {
+                let where_it_is = if self.world.is_served(ifindex) {
+                    "on no interface"
+                } else {
+                    "behind a switch that takes no new flows"
+                };
                 let text =
-                    format!("{address} is on no interface, and {patience}: the daemons are told");
+                    format!("{address} is {where_it_is}, and {patience}: the daemons are told");
                 tell(&mut self.actions, Weight::Warning, Some(name), text);
                 if !self.guarded_sockets().is_empty() {
                     self.want(Action::ReplayRemoval { ifindex, address });
@@ -454,6 +459,18 @@ impl Engine {
                 self.want(Action::ShowAddress { ifindex, address: Some(address) });
             }
         }
+    }
+
+    /// The switches that a guarded NIC is a port of and that may cease to take new flows: the datapaths of
+    /// Open vSwitch, which a process of its own has to tell about each. With each, whether it does, as last
+    /// told ([`Event::Switch`]).
+    #[must_use]
+    pub fn switches(&self) -> BTreeMap<u32, bool> {
+        let of = |ifindex: &u32| {
+            let switch = self.world.taker(*ifindex).filter(|taker| taker.is_open_vswitch())?;
+            Some((switch.ifindex, self.world.is_served(*ifindex)))
+        };
+        self.nics.keys().filter_map(of).collect()
     }
 
     /// What is in force for the NICs, which lasts only as long as it is renewed.

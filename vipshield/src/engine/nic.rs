@@ -166,6 +166,9 @@ impl Nic {
     pub(super) fn take_back(&mut self, world: &World) -> Vec<Address> {
         // One that is back on the NIC itself was announced there.
         self.mourned.retain(|address| !world.has_ip(self.ifindex, address.ip));
+        if !world.is_served(self.ifindex) {
+            return Vec::new();
+        }
         let back: Vec<Address> = self
             .mourned
             .iter()
@@ -313,10 +316,13 @@ impl Nic {
             // At the first look nothing tells which of the bridge's addresses were the NIC's; all
             // of them is what Kube-OVN makes of it.
             let seen = if self.looked_at { Seen::OnBearer } else { Seen::OnNic };
-            for address in world
-                .addresses_of(bearer)
-                .filter(|address| !address.is_link_local() && is_ours(address))
-            {
+            // What was told to be gone is not back as long as nobody can reach it there.
+            let is_mourned =
+                |address: &Address| self.mourned.iter().any(|gone| gone.ip == address.ip);
+            let served = world.is_served(self.ifindex);
+            for address in world.addresses_of(bearer).filter(|address| {
+                !address.is_link_local() && is_ours(address) && (served || !is_mourned(address))
+            }) {
                 if !self.home.keys().any(|known| known.ip == address.ip) {
                     self.home.insert(address, seen);
                 }
@@ -360,13 +366,19 @@ impl Nic {
             .map(|link| link.ifindex)
     }
 
-    /// An address that a bridge holds is on its way, not gone: the node still has it.
+    /// An address that a bridge holds is on its way, not gone: the node still has it. Where the switch
+    /// takes no new flows nobody reaches it any more. A VIP is its daemon's to give up, which it does when
+    /// the node's address is gone.
     fn watch_addresses(&mut self, world: &World, now: Duration) {
         let (ifindex, bearer) = (self.ifindex, self.bearer);
+        let served = world.is_served(ifindex);
+        let on_bridge = |address: Address| {
+            bearer.is_some_and(|bearer| world.has_ip(bearer, address.ip))
+                || (!address.is_link_local() && world.on_a_bridge(address.ip))
+        };
         let here = |address: Address| {
             world.has_ip(ifindex, address.ip)
-                || bearer.is_some_and(|bearer| world.has_ip(bearer, address.ip))
-                || (!address.is_link_local() && world.on_a_bridge(address.ip))
+                || on_bridge(address) && (served || world.vips.is_wanted(address.ip))
         };
         for (address, seen) in &mut self.home {
             if *seen == Seen::Doubted && here(*address) {

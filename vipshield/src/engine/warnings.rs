@@ -69,6 +69,13 @@ impl Engine {
             }));
             findings.extend(self.virtual_macs(daemon));
         }
+        let unserved = self.nics.values().filter(|nic| !self.world.is_served(nic.ifindex));
+        findings.extend(unserved.map(|nic| Finding {
+            nic: Some(nic.name.clone()),
+            text: "the Open vSwitch that it is a port of takes no new flows: ovs-vswitchd is gone; start it \
+                   again"
+                .to_owned(),
+        }));
         findings.extend(self.half_deaf().map(|(daemon, nic)| Finding {
             nic: Some(nic.name.clone()),
             text: format!(

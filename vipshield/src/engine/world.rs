@@ -29,6 +29,8 @@ pub struct World {
     links: Links,
     addresses: Addresses,
     routes: Routes,
+    /// Switches that take no new flows.
+    unserved: BTreeSet<u32>,
     /// By process id.
     pub(super) daemons: BTreeMap<u32, Daemon>,
     /// What the daemons mean to have.
@@ -62,9 +64,19 @@ impl World {
 
     /// A link is gone, with all that it had.
     pub(super) fn forget_link(&mut self, ifindex: u32) {
+        self.unserved.remove(&ifindex);
         self.links.remove(ifindex);
         self.addresses.remove_all(ifindex);
         self.routes.remove_all(ifindex);
+    }
+
+    /// Whether a switch takes new flows.
+    pub(super) fn see_switch(&mut self, ifindex: u32, served: bool) {
+        if served {
+            self.unserved.remove(&ifindex);
+        } else if self.has_link(ifindex) {
+            self.unserved.insert(ifindex);
+        }
     }
 
     /// An address is on an interface. False: it was known to be.
@@ -231,6 +243,12 @@ impl World {
     pub fn taker(&self, ifindex: u32) -> Option<&Link> {
         let master = self.link(ifindex)?.master?;
         self.link(master).filter(|master| master.takes_ports())
+    }
+
+    /// Whether new flows get anywhere from an interface: not if it is a port of a switch that takes none.
+    #[must_use]
+    pub fn is_served(&self, ifindex: u32) -> bool {
+        self.taker(ifindex).is_none_or(|switch| !self.unserved.contains(&switch.ifindex))
     }
 
     /// Where frames that arrive on `nic` go up the stack: the NIC itself when it is free, the

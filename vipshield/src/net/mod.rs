@@ -8,6 +8,7 @@ mod monitor;
 mod own;
 mod replay;
 mod route;
+mod switch;
 mod vip;
 
 pub use self::{
@@ -18,5 +19,6 @@ pub use self::{
     monitor::{Monitor, MonitorError},
     own::{ANCHOR, OWN, STAND_IN},
     replay::{Replay, ReplayError},
+    switch::{SwitchError, is_served},
     vip::{VipError, Vips},
 };

@@ -1,9 +1,9 @@
 //! What turns out to be true is told by the deadline; what the daemon did itself never is.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    super::{Action, Filter, Phase},
+    super::{Action, Event, Filter, Phase},
     bench::{Bench, COMMAND_PORT, DEADLINE, REPLAY_PORT},
     kube_ovn::Sequence,
     node::{Datapath, KUBE_OVN, NIC, NIC_INDEX, NODE_IP, Op, VIP, address},
@@ -42,6 +42,63 @@ fn an_address_gone_for_good_is_told_at_the_deadline() {
     bench.advance(10 * DEADLINE);
     assert_eq!(bench.releases().count(), 1);
     assert_ne!(REPLAY_PORT, COMMAND_PORT);
+}
+
+/// A switch whose process is gone goes on with what it knows, so the node stays an owner whom nobody new
+/// reaches: the node's address is as good as gone.
+#[test]
+fn a_switch_that_takes_no_new_flows_is_told_at_the_deadline_and_its_return() {
+    for (sequence, opposite) in
+        [(Sequence::Bind, Sequence::Unbind), (Sequence::Exchange, Sequence::Unexchange)]
+    {
+        let mut bench = Bench::owner_of_vip(Datapath::Ovs);
+        assert!(bench.engine.switches().is_empty());
+        bench.sequence(sequence);
+        let ifindex = bench.node.index("ovs-system").unwrap();
+        assert_eq!(bench.engine.switches(), BTreeMap::from([(ifindex, true)]));
+        let (from, ip) = (bench.log.len(), address(NODE_IP).ip);
+
+        // One that begins anew in time was never gone.
+        bench.feed(Event::Switch { ifindex, served: false });
+        bench.advance(ALMOST);
+        bench.feed(Event::Switch { ifindex, served: true });
+        bench.advance(10 * DEADLINE);
+        assert!(bench.is_calm() && !bench.released(), "{sequence:?}");
+
+        bench.feed(Event::Switch { ifindex, served: false });
+        bench.advance(ALMOST);
+        assert!(!bench.released());
+        let [warning] = &bench.status().warnings[..] else { panic!("one warning") };
+        assert!(warning.contains("ovs-vswitchd"), "{warning}");
+        bench.advance(MOMENT);
+        let gone = bench.releases().map(|action| match action {
+            Action::ReplayRemoval { ifindex: NIC_INDEX, address } => address,
+            other => panic!("{other:?}"),
+        });
+        let gone: Vec<_> = gone.collect();
+        assert!(gone.contains(&address(NODE_IP)), "{sequence:?}: {gone:?}");
+        assert!(!gone.contains(&address(VIP)), "that is its daemon's to give up");
+        bench.advance(10 * DEADLINE);
+        assert_eq!(bench.releases().count(), gone.len(), "once");
+        assert!(!bench.keepalived().view.has(NIC_INDEX, ip));
+        assert_eq!(bench.phase(), Phase::Bridged);
+
+        let shown = |bench: &Bench| {
+            let asked = bench.asked(from).map(|(_, action)| action.clone());
+            let shown = asked.filter_map(|action| match action {
+                Action::ShowAddress { ifindex: NIC_INDEX, address } => address,
+                _ => None,
+            });
+            shown.collect::<Vec<_>>()
+        };
+        assert_eq!(shown(&bench), []);
+        bench.feed(Event::Switch { ifindex, served: true });
+        assert_eq!(shown(&bench), gone, "{sequence:?}");
+        assert!(bench.keepalived().view.has(NIC_INDEX, ip));
+        assert!(bench.status().warnings.is_empty());
+        bench.sequence(opposite);
+        assert_eq!((bench.phase(), bench.releases().count()), (Phase::Free, gone.len()));
+    }
 }
 
 #[test]

@@ -190,6 +190,9 @@ pub(super) fn an_event() -> impl Strategy<Value = Event> {
         4 => a_link().prop_map(|link| Event::Link { link }),
         1 => an_index().prop_map(|ifindex| Event::LinkRemoved { ifindex }),
         1 => Just(Event::Turnover),
+        1 => (an_index(), any::<bool>()).prop_map(|(ifindex, served)| {
+            Event::Switch { ifindex, served }
+        }),
         1 => (an_index(), a_name()).prop_map(|(ifindex, name)| {
             Event::Inherited { names: BTreeMap::from([(ifindex, name)]) }
         }),
