@@ -39,7 +39,7 @@ fn rounded(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"))
 }
 
-const HEAD: [&str; 14] = [
+const HEAD: [&str; 15] = [
     "sequence",
     "role",
     "shield",
@@ -51,6 +51,8 @@ const HEAD: [&str; 14] = [
     "sent",
     "lost",
     "gap ms",
+    // The longest time in which the lab itself sent nothing: a gap that is no longer is its own.
+    "pause ms",
     "idle gap ms",
     "TCP",
     "stall ms",
@@ -82,6 +84,7 @@ fn row(result: &RunResult) -> Vec<String> {
         number(result.probe.as_ref().map(|probe| probe.sent)),
         number(result.probe.as_ref().map(|probe| probe.lost)),
         rounded(result.probe.as_ref().map(|probe| probe.longest_gap_ms)),
+        rounded(result.probe.as_ref().map(|probe| probe.longest_pause_ms)),
         rounded(result.idle.as_ref().map(|probe| probe.longest_gap_ms)),
         number(tcp),
         rounded(result.tcp.map(|tcp| tcp.longest_stall_ms)),

@@ -95,6 +95,7 @@ const CASES: &[Case] = &[
     ("what was answered goes on as it came", answer::goes_on),
     ("a VRRP socket sends multicast through what it is bound to", opening::sends),
     ("a VRRP socket is bound to what bears its NIC's traffic", opening::bound_by_name),
+    ("a VRRP socket that joined elsewhere hears where it is", opening::joined_elsewhere),
     ("sockets of others are opened as they want", opening::left_alone),
     ("without a heartbeat, or elsewhere, sockets are opened as they want", opening::fails_open),
     ("after lost events the monitor goes on", monitor::lost_events),

@@ -9,8 +9,11 @@ use std::{
 };
 
 use libtest_mimic::Failed;
-use socket2::{Domain, Protocol, Socket, Type};
-use vipshield::{daemons::cgroup, engine::Opening};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
+use vipshield::{
+    daemons::{cgroup, is_member, rebind},
+    engine::{Family, Opening},
+};
 use vipshield_common::counters::Counter;
 
 use super::{
@@ -99,6 +102,35 @@ pub(crate) fn sends() -> Result<(), Failed> {
     check(stage.count(Counter::OpeningsSending)? == 3, "they were counted")?;
     // Two names, and a choice.
     check(stage.count(Counter::OpeningsPassed)? == 3, "what is right is let pass")
+}
+
+/// A socket that is bound where the traffic is and joined VRRP's group elsewhere is a member there, too, and
+/// one that only sends is none anywhere.
+pub(crate) fn joined_elsewhere() -> Result<(), Failed> {
+    let Wire { stage, nic, bridge, .. } = wire()?;
+    stage.set_up("br0", true)?;
+    for (domain, family) in [(Domain::IPV4, Family::Ipv4), (Domain::IPV6, Family::Ipv6)] {
+        let (receives, sends) = (bound(domain, VRRP, "nic")?, bound(domain, VRRP, "nic")?);
+        match family {
+            Family::Ipv4 => receives.join_multicast_v4_n(
+                &"224.0.0.18".parse()?,
+                &InterfaceIndexOrAddress::Index(bridge),
+            )?,
+            Family::Ipv6 => receives.join_multicast_v6(&"ff02::12".parse()?, bridge)?,
+        }
+        let member = |socket: &Socket| [nic, bridge].map(|on| is_member(socket, family, on));
+        check(member(&receives) == [false, true], "joined on the bridge")?;
+        for socket in [&receives, &sends] {
+            // Repeated, it changes nothing.
+            for from in [&[nic, bridge][..], &[nic]] {
+                rebind(socket, family, from, nic, nic)?;
+                check(socket.device_index_v4()?.map(u32::from) == Some(nic), "bound as before")?;
+            }
+        }
+        check(member(&receives) == [true, false], format!("{family:?}: heard where it is"))?;
+        check(member(&sends) == [false; 2], format!("{family:?}: one that sends"))?;
+    }
+    Ok(())
 }
 
 /// One that binds by the NIC's name is bound to what bears its traffic, whatever has the name.
