@@ -32,6 +32,7 @@ use self::{
 };
 pub use self::{classifiers::sweep_classifiers, heartbeat::Pulse};
 use crate::{
+    causes::passing,
     engine::{Answers, Event, Heard, Opening, Shunt, Withheld},
     net::OWN,
     watch::watch,
@@ -468,11 +469,20 @@ fn load_filter(ebpf: &mut Ebpf, name: &'static str) -> Result<u32, BpfError> {
     Ok(filter.info().map_err(failed)?.id())
 }
 
+/// Puts a filter on a socket in place of any that is there. For the moment in which one takes the other's
+/// place a socket may have no room for both (`net.core.optmem_max`, 20 KiB before Linux 6.7): then it has
+/// none for some microseconds.
 fn attach_filter(ebpf: &mut Ebpf, name: &'static str, socket: impl AsFd) -> Result<(), BpfError> {
-    filter(ebpf, name)?
-        .attach(socket)
-        .map(drop)
-        .map_err(|source| BpfError::Program { program: name, source })
+    let program = filter(ebpf, name)?;
+    let attached = program.attach(&socket).or_else(|error| {
+        let is_full = passing(&error) == Some(libc::ENOMEM);
+        if is_full && SocketFilter::detach(&socket).is_ok() {
+            program.attach(&socket)
+        } else {
+            Err(error)
+        }
+    });
+    attached.map(drop).map_err(|source| BpfError::Program { program: name, source })
 }
 
 fn attach_tracepoint(ebpf: &mut Ebpf, name: &'static str) -> Result<(), BpfError> {

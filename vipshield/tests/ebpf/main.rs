@@ -58,6 +58,7 @@ const CASES: &[Case] = &[
     ("a policy that is cleared withholds nothing", guard::cleared_policy),
     ("a classic filter is told from the guard", guard::filters_are_told_apart),
     ("a daemon is found, guarded, and its own filter left alone", found::daemon),
+    ("a guard takes the place of another where there is room for one", guard::room_for_one),
     ("an address of vipshield's own is never seen", guard::own_address),
     ("what the kernel refuses a daemon is reported", intent::refused_requests),
     ("what was answered elsewhere is no answer's", intent::answered_elsewhere),
