@@ -1,4 +1,5 @@
-//! vipshield's eBPF programs. One file per program, the maps in one place.
+//! vipshield's eBPF programs. One file per program, or for those of one purpose, and the maps in one
+//! place.
 #![no_std]
 #![no_main]
 #![allow(

@@ -154,6 +154,15 @@ fn sockets_that_are_on_the_bridge_by_its_name_are_placed_once() {
         assert_eq!(rebinds(&bench, from), 2, "new ones");
         bench.scan();
         assert_eq!(rebinds(&bench, from), 2, "once");
+        // It joins on the NIC some moments after it was looked at, and has to be a member here, too.
+        let mut daemons = bench.found();
+        for socket in &mut daemons[0].vrrp {
+            socket.home = Some(NIC_INDEX);
+        }
+        for _ in 0..2 {
+            bench.scanned(daemons.clone());
+            assert_eq!(rebinds(&bench, from), 4, "once more, now that it is known");
+        }
     }
 }
 
