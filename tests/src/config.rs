@@ -81,6 +81,36 @@ pub struct NodeConfig {
     pub priority: u8,
 }
 
+impl NodeConfig {
+    fn new(number: u8, priority: u8) -> Self {
+        Self {
+            name: format!("node{number}"),
+            addresses: vec![Prefix::v4([192, 0, 2, 10 + number], 24)],
+            mac: [0x52, 0x54, 0, 0, 0, number],
+            priority,
+        }
+    }
+}
+
+/// Whose NIC is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Taken {
+    /// The first node's.
+    One,
+    /// Every node's: one `ProviderNetwork` reaches all of Kube-OVN's daemons in the same moment.
+    All,
+}
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::One => "one",
+            Self::All => "all",
+        })
+    }
+}
+
 /// What a NIC is to the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NicShape {
@@ -138,8 +168,10 @@ pub struct InstanceConfig {
 pub struct LabConfig {
     /// What the sequences put the NIC into.
     pub datapath: DatapathKind,
-    /// The nodes; the first is the one whose NIC is taken.
+    /// The nodes; the first is one whose NIC is taken.
     pub nodes: Vec<NodeConfig>,
+    /// Whether the others' can be too.
+    pub taken: Taken,
     /// The NIC's name on every node.
     pub nic: String,
     /// The name of the bridge that takes it.
@@ -166,15 +198,10 @@ impl LabConfig {
     /// The lab of the design: two nodes, one VIP of prefix length 32, a client.
     #[must_use]
     pub fn new(datapath: DatapathKind) -> Self {
-        let node = |number: u8, priority| NodeConfig {
-            name: format!("node{number}"),
-            addresses: vec![Prefix::v4([192, 0, 2, 10 + number], 24)],
-            mac: [0x52, 0x54, 0, 0, 0, number],
-            priority,
-        };
         Self {
             datapath,
-            nodes: vec![node(1, 150), node(2, 100)],
+            nodes: vec![NodeConfig::new(1, 150), NodeConfig::new(2, 100)],
+            taken: Taken::One,
             nic: "ens192".to_owned(),
             bridge: "br-provider".to_owned(),
             client: vec![Prefix::v4([192, 0, 2, 100], 24)],
@@ -193,6 +220,15 @@ impl LabConfig {
             check: None,
             commands: Vec::new(),
         }
+    }
+
+    /// Three masters, each of whose NICs can be taken: the first owns the VIP.
+    #[must_use]
+    pub fn cluster(datapath: DatapathKind) -> Self {
+        let mut config = Self::new(datapath);
+        config.nodes.push(NodeConfig::new(3, 90));
+        config.taken = Taken::All;
+        config
     }
 
     /// Swap the priorities of the first two nodes: the second becomes the owner.

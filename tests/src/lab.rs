@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::clock;
-use crate::config::{DatapathKind, LabConfig, NicShape, NodeConfig, Prefix};
+use crate::config::{DatapathKind, LabConfig, NicShape, NodeConfig, Prefix, Taken};
 use crate::datapath::{Datapath, mac_text};
 use crate::keepalived::Keepalived;
 use crate::netns::Netns;
@@ -81,7 +81,7 @@ pub struct Node {
 /// A lab: nodes and a client on one Ethernet segment.
 #[derive(Debug)]
 pub struct Lab {
-    /// The nodes; the first is the one whose NIC is taken.
+    /// The nodes; the first is one whose NIC is taken.
     pub nodes: Vec<Node>,
     /// The host that looks at the VIP from outside.
     pub client: Host,
@@ -147,11 +147,9 @@ impl Lab {
                 host.shell(command)?;
             }
             let dir = run.subdir(&node.name)?;
-            let datapath = if number == 0 {
-                Datapath::start(config.datapath, &host, &dir, run.token(), epoch).await?
-            } else {
-                Datapath::start(DatapathKind::Bridge, &host, &dir, run.token(), epoch).await?
-            };
+            let is_taken = number == 0 || config.taken == Taken::All;
+            let kind = if is_taken { config.datapath } else { DatapathKind::Bridge };
+            let datapath = Datapath::start(kind, &host, &dir, run.token(), epoch).await?;
             nodes.push(Node {
                 vipshield: None,
                 keepalived: None,
@@ -166,7 +164,7 @@ impl Lab {
         Ok(Self { nodes, client, config, epoch, lan, run })
     }
 
-    /// The node with this position: 0 is the one whose NIC is taken.
+    /// The node with this position: 0 is one whose NIC is taken.
     ///
     /// # Errors
     /// When the lab has fewer nodes.

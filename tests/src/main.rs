@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use futures_util::{StreamExt, stream};
 use tokio::signal::unix::{SignalKind, signal};
 use vipshield_lab::clock;
-use vipshield_lab::config::DatapathKind;
+use vipshield_lab::config::{DatapathKind, Taken};
 use vipshield_lab::give_up;
 use vipshield_lab::measure::{self, Role, RunResult, RunSpec};
 use vipshield_lab::process;
@@ -56,6 +56,10 @@ struct Demo {
     /// What node1, whose NIC is taken, is to VRRP.
     #[arg(long, value_enum, default_value_t = Roles::Master)]
     role: Roles,
+    /// Whose NIC is taken: node1's, or that of all three masters at once, of which node1 is the
+    /// owner [default: the one, then the other].
+    #[arg(long, value_enum)]
+    nodes: Option<Taken>,
     /// Without vipshield, with it, or both.
     #[arg(long, value_enum, default_value_t = Shield::Both)]
     shield: Shield,
@@ -194,14 +198,20 @@ async fn run_demo(demo: Demo) -> Result<ExitCode> {
         Shield::Both => &[false, true],
     };
     let program = vipshield_program(demo.common.vipshield)?;
+    let one = roles.iter().map(|role| (*role, Taken::One));
+    let all = [(Role::Master, Taken::All)];
+    let who = one.chain(all).filter(|(_, nodes)| demo.nodes.is_none_or(|only| only == *nodes));
+    let who: Vec<(Role, Taken)> = who.collect();
     let mut specs = Vec::new();
     for &sequence in &sequences {
-        for &role in roles {
+        for &(role, nodes) in &who {
             for &shield in shields {
                 for run in 1..=demo.common.runs {
                     let shielded = if shield { "shielded" } else { "unshielded" };
-                    let name = format!("{}-{sequence}-{role}-{shielded}-{run}", demo.datapath);
+                    let of = format!("{}-{sequence}-{role}-{nodes}", demo.datapath);
+                    let name = format!("{of}-{shielded}-{run}");
                     let mut spec = RunSpec::new(demo.datapath, sequence, role);
+                    spec.nodes = nodes;
                     spec.shield = shield.then(|| program.clone());
                     spec.logs = demo.common.logs.as_ref().map(|logs| logs.join(&name));
                     specs.push((name, spec));

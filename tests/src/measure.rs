@@ -4,10 +4,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use crate::clock;
-use crate::config::{DatapathKind, LabConfig};
+use crate::config::{DatapathKind, LabConfig, Taken};
 use crate::further::VipSeen;
 use crate::lab::Lab;
 use crate::objects;
@@ -69,7 +70,9 @@ pub struct RunSpec {
     pub role: Role,
     /// The families of its addresses.
     pub stack: Stack,
-    /// vipshield's program, where it is to guard the first node.
+    /// Whose NIC is taken: of all, the first owns the VIP, and there are three.
+    pub nodes: Taken,
+    /// vipshield's program, where it is to guard the nodes whose NIC is taken.
     pub shield: Option<PathBuf>,
     /// How long the window goes on after the last step.
     pub settle: Duration,
@@ -83,8 +86,20 @@ impl RunSpec {
     /// An undisturbed run with the window of the design.
     #[must_use]
     pub fn new(datapath: DatapathKind, sequence: Sequence, role: Role) -> Self {
-        let (stack, settle) = (Stack::Ipv4, Duration::from_secs(5));
-        Self { datapath, sequence, role, stack, shield: None, settle, compare: false, logs: None }
+        let (stack, nodes, settle) = (Stack::Ipv4, Taken::One, Duration::from_secs(5));
+        let (shield, compare, logs) = (None, false, None);
+        Self { datapath, sequence, role, stack, nodes, shield, settle, compare, logs }
+    }
+
+    fn config(&self) -> LabConfig {
+        let mut config = match self.nodes {
+            Taken::One => LabConfig::stacked(self.datapath, self.stack),
+            Taken::All => LabConfig::cluster(self.datapath),
+        };
+        if self.role == Role::Backup {
+            config.owner_is_second();
+        }
+        config
     }
 }
 
@@ -112,11 +127,13 @@ pub struct RunResult {
     pub role: Role,
     /// The families of its addresses.
     pub stack: Stack,
-    /// Whether vipshield guarded the first node.
+    /// Whose NIC was taken.
+    pub nodes: Taken,
+    /// Whether vipshield guarded those.
     pub shield: bool,
-    /// From the first step to the last, in milliseconds.
+    /// From the first step to the last on all nodes, in milliseconds.
     pub sequence_ms: f64,
-    /// How long the NIC was down or without carrier within the window, in milliseconds.
+    /// How long the first node's NIC was down or without carrier within the window, in milliseconds.
     pub nic_down_ms: Option<f64>,
     /// State changes of all instances on all nodes within the window.
     pub vrrp_transitions: Option<usize>,
@@ -167,13 +184,21 @@ pub async fn elect(lab: &mut Lab, role: Role) -> Result<()> {
     settled(lab, role).await
 }
 
-/// Wait until the first two nodes have the roles that belong to `role`.
+/// Wait until every node has the role that belongs to `role` of the first.
 ///
 /// # Errors
 /// When they do not within 15 s (stretched).
 pub async fn settled(lab: &Lab, role: Role) -> Result<()> {
-    has_role(lab, 0, role).await?;
-    has_role(lab, 1, role.other()).await
+    for (number, role) in roles(lab, role) {
+        has_role(lab, number, role).await?;
+    }
+    Ok(())
+}
+
+/// The roles of all nodes when the first has this one: the owner is the first or the second.
+fn roles(lab: &Lab, role: Role) -> impl Iterator<Item = (usize, Role)> + use<> {
+    let owner = usize::from(role == Role::Backup);
+    (0..lab.nodes.len()).map(move |n| (n, if n == owner { Role::Master } else { Role::Backup }))
 }
 
 /// Wait until all instances of a node are in this role.
@@ -192,17 +217,15 @@ async fn has_role(lab: &Lab, number: usize, role: Role) -> Result<()> {
 /// The lab of a run: built, elected, shielded, and with the sequence's
 /// prerequisite done. Notes say what could not be had.
 async fn prepare(spec: &RunSpec, notes: &mut Vec<String>) -> Result<Lab> {
-    let mut config = LabConfig::stacked(spec.datapath, spec.stack);
-    if spec.role == Role::Backup {
-        config.owner_is_second();
-    }
-    let mut lab = Lab::build(config).await?;
+    let mut lab = Lab::build(spec.config()).await?;
     elect(&mut lab, spec.role).await?;
     if let Some(program) = &spec.shield {
-        lab.start_vipshield(0, program).await?;
+        for number in taken(&lab) {
+            lab.start_vipshield(number, program).await?;
+        }
     }
     if let Some(first) = spec.sequence.prerequisite() {
-        insist(first, &lab, &mut Undisturbed, notes).await?;
+        take(first, &lab, notes).await?;
         clock::pass(spec.settle).await;
         if settled_now(&lab, spec.role) {
             return Ok(lab);
@@ -218,7 +241,7 @@ async fn prepare(spec: &RunSpec, notes: &mut Vec<String>) -> Result<Lab> {
 }
 
 fn settled_now(lab: &Lab, role: Role) -> bool {
-    [(0, role), (1, role.other())].into_iter().all(|(number, wanted)| {
+    roles(lab, role).all(|(number, wanted)| {
         let keepalived = lab.nodes.get(number).and_then(|node| node.keepalived.as_ref());
         lab.config.instances.iter().all(|instance| {
             keepalived
@@ -228,16 +251,51 @@ fn settled_now(lab: &Lab, role: Role) -> bool {
     })
 }
 
-/// Replay a sequence as Kube-OVN's controller does: when a step fails, begin
+/// The nodes whose NIC is taken.
+fn taken(lab: &Lab) -> std::ops::Range<usize> {
+    match lab.config.taken {
+        Taken::One => 0..1,
+        Taken::All => 0..lab.nodes.len(),
+    }
+}
+
+/// Replay a sequence at the same time on every node whose NIC is taken. Returns the first node's
+/// replay, with how often it was begun, and when the last node's ended.
+async fn take(
+    sequence: Sequence,
+    lab: &Lab,
+    notes: &mut Vec<String>,
+) -> Result<((Replay, u32), Instant)> {
+    let replays = taken(lab).map(async |number| {
+        let mut notes = Vec::new();
+        let done = insist(sequence, lab, number, &mut Undisturbed, &mut notes).await?;
+        anyhow::Ok((done, notes))
+    });
+    let mut first = None;
+    let mut ended = clock::now();
+    for (number, done) in join_all(replays).await.into_iter().enumerate() {
+        let ((replay, attempts), said) = done?;
+        notes.extend(said.into_iter().map(|note| match lab.config.taken {
+            Taken::One => note,
+            Taken::All => format!("node{}: {note}", number + 1),
+        }));
+        ended = ended.max(replay.ended);
+        first.get_or_insert((replay, attempts));
+    }
+    Ok((first.context("the lab has no node")?, ended))
+}
+
+/// Replay a sequence on a node as Kube-OVN's controller does: when a step fails, begin
 /// again a second later.
 pub(crate) async fn insist(
     sequence: Sequence,
     lab: &Lab,
+    node: usize,
     hooks: &mut dyn Hooks,
     notes: &mut Vec<String>,
 ) -> Result<(Replay, u32)> {
     let mut attempts = 1;
-    let mut replay = sequence.run(lab, hooks).await;
+    let mut replay = sequence.run_at(lab, node, hooks).await;
     while let Err(error) = &replay.outcome {
         notes.push(format!("{sequence} failed: {error:#}"));
         if attempts == 3 {
@@ -245,7 +303,7 @@ pub(crate) async fn insist(
         }
         attempts += 1;
         clock::pass(Duration::from_secs(1)).await;
-        let again = sequence.run(lab, hooks).await;
+        let again = sequence.run_at(lab, node, hooks).await;
         replay.ended = again.ended;
         replay.steps.extend(again.steps);
         replay.outcome = again.outcome;
@@ -305,8 +363,8 @@ async fn measure(spec: &RunSpec, lab: &mut Lab, notes: &mut Vec<String>) -> Resu
     clock::pass(spec.settle).await;
 
     let from = clock::now();
-    let (replay, attempts) = insist(spec.sequence, lab, &mut Undisturbed, notes).await?;
-    clock::pass((replay.ended + spec.settle).saturating_duration_since(clock::now())).await;
+    let ((replay, attempts), ended) = take(spec.sequence, lab, notes).await?;
+    clock::pass((ended + spec.settle).saturating_duration_since(clock::now())).await;
     let window = Window { from, to: clock::now() };
     witnesses.finish().await;
 
@@ -331,8 +389,9 @@ async fn measure(spec: &RunSpec, lab: &mut Lab, notes: &mut Vec<String>) -> Resu
         sequence: spec.sequence,
         role: spec.role,
         stack: spec.stack,
+        nodes: spec.nodes,
         shield: spec.shield.is_some(),
-        sequence_ms: clock::millis(replay.ended.saturating_duration_since(replay.started)),
+        sequence_ms: clock::millis(ended.saturating_duration_since(replay.started)),
         nic_down_ms: Some(seen.nic_down_ms),
         vrrp_transitions: Some(seen.transitions.len()),
         owners_max: Some(seen.owners_max),
@@ -355,6 +414,11 @@ async fn measure(spec: &RunSpec, lab: &mut Lab, notes: &mut Vec<String>) -> Resu
 /// End vipshield, where it runs. What is left is looked at before and after, if the run is to be
 /// compared.
 async fn end(spec: &RunSpec, lab: &mut Lab) -> Result<()> {
+    for node in lab.nodes.iter_mut().skip(1) {
+        if let Some(vipshield) = node.vipshield.take() {
+            vipshield.stop().await?;
+        }
+    }
     if lab.node(0)?.vipshield.is_none() {
         return Ok(());
     }
@@ -379,8 +443,13 @@ async fn end(spec: &RunSpec, lab: &mut Lab) -> Result<()> {
 }
 
 async fn counters(lab: &Lab) -> Result<Option<(u64, u64)>> {
-    let Some(vipshield) = &lab.node(0)?.vipshield else { return Ok(None) };
-    Ok(Some((vipshield.counter("withheld").await?, vipshield.counter("released").await?)))
+    let mut counted = None;
+    for vipshield in lab.nodes.iter().filter_map(|node| node.vipshield.as_ref()) {
+        let (withheld, released) = counted.unwrap_or_default();
+        let more = (vipshield.counter("withheld").await?, vipshield.counter("released").await?);
+        counted = Some((withheld + more.0, released + more.1));
+    }
+    Ok(counted)
 }
 
 /// The running kernel's release.

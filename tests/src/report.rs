@@ -1,5 +1,6 @@
 //! Results for people: an aligned table and a verdict.
 
+use crate::config::Taken;
 use crate::measure::RunResult;
 
 /// Lay rows out in columns: the first row is the head; columns are as wide as
@@ -39,9 +40,10 @@ fn rounded(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"))
 }
 
-const HEAD: [&str; 15] = [
+const HEAD: [&str; 16] = [
     "sequence",
     "role",
+    "nodes",
     "shield",
     "took ms",
     "NIC down ms",
@@ -63,7 +65,8 @@ const HEAD: [&str; 15] = [
 pub fn results(results: &[RunResult]) -> String {
     let mut sorted: Vec<&RunResult> = results.iter().collect();
     sorted.sort_by_key(|result| {
-        (result.datapath as u8, result.sequence as u8, result.role as u8, result.shield)
+        let what = (result.datapath as u8, result.sequence as u8, result.role as u8);
+        (what, result.nodes as u8, result.shield)
     });
     let mut rows = vec![HEAD.iter().map(|head| (*head).to_owned()).collect::<Vec<_>>()];
     rows.extend(sorted.into_iter().map(row));
@@ -75,6 +78,7 @@ fn row(result: &RunResult) -> Vec<String> {
     vec![
         result.sequence.to_string(),
         result.role.to_string(),
+        result.nodes.to_string(),
         if result.shield { "on" } else { "off" }.to_owned(),
         rounded(Some(result.sequence_ms)),
         rounded(result.nic_down_ms),
@@ -114,7 +118,11 @@ pub fn verdict(result: &RunResult) -> String {
         let state = if tcp.alive { "alive" } else { "broken" };
         parts.push(format!("TCP {state}"));
     }
-    format!("{} {} {}: {}", result.sequence, result.role, shield, parts.join("; "))
+    let who = match result.nodes {
+        Taken::One => result.role.to_string(),
+        Taken::All => "on all nodes".to_owned(),
+    };
+    format!("{} {who} {shield}: {}", result.sequence, parts.join("; "))
 }
 
 #[cfg(test)]

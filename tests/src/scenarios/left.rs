@@ -112,7 +112,7 @@ async fn left(
         Verdict::Continue
     });
     let mut notes = Vec::new();
-    let replayed = measure::insist(sequence, lab, &mut hook, &mut notes).await;
+    let replayed = measure::insist(sequence, lab, 0, &mut hook, &mut notes).await;
     ensure!(hook.reached(), "{sequence} has no such step");
     drop(hook);
     ended?;

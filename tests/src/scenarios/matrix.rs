@@ -29,7 +29,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     all
 }
 
-const SEQUENCES: [Sequence; 4] =
+pub(super) const SEQUENCES: [Sequence; 4] =
     [Sequence::Bind, Sequence::Unbind, Sequence::Exchange, Sequence::Unexchange];
 
 /// One cell of the matrix.
@@ -99,7 +99,7 @@ const OWED_TO_THE_MACHINE: u64 = 10;
 
 /// The promise: no transition, no second owner, no broken connection, and no packet lost that the
 /// NIC could have carried.
-fn undisturbed(result: &RunResult) -> Result<()> {
+pub(super) fn undisturbed(result: &RunResult) -> Result<()> {
     ensure!(result.vrrp_transitions == Some(0), "VRRP transitions");
     ensure!(result.owners_max == Some(1), "owners: {:?}", result.owners_max);
     ensure!(result.tcp.is_some_and(|tcp| tcp.alive), "the TCP connection is broken");

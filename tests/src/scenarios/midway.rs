@@ -137,7 +137,7 @@ async fn halfway(lab: &mut Lab, anew: Anew, at: Pause, role: Role) -> Result<()>
         // What it had listed is not what there is: Kube-OVN begins again.
         log::info!("{} failed, as it may: {error:#}", at.sequence);
         let mut notes = Vec::new();
-        measure::insist(at.sequence, lab, &mut Undisturbed, &mut notes).await?;
+        measure::insist(at.sequence, lab, 0, &mut Undisturbed, &mut notes).await?;
     }
     let owner = usize::from(role == Role::Backup);
     speaks_alone(lab, &witnesses, &adverts, owner).await.context("when all was over")?;

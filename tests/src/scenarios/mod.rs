@@ -1,5 +1,6 @@
 //! The scenarios: what is to be proved, each with the assertion that proves it.
 
+mod cluster;
 mod failover;
 mod failures;
 mod forged;
@@ -163,6 +164,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(middle::scenarios());
     all.sort_by_key(|scenario| !scenario.name.ends_with(EVERY_STEP));
     all.extend(matrix::scenarios());
+    all.extend(cluster::scenarios());
     all.extend(failures::scenarios());
     all.extend(left::scenarios());
     all.extend(neighbours::scenarios());

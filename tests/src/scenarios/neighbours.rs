@@ -99,7 +99,7 @@ async fn met(context: &Context, lab: &mut Lab, sequence: Sequence, kind: StepKin
         },
     );
     let mut notes = Vec::new();
-    let replayed = measure::insist(sequence, lab, &mut hook, &mut notes).await;
+    let replayed = measure::insist(sequence, lab, 0, &mut hook, &mut notes).await;
     let reached = hook.reached();
     let step = reached.context("there is no such step")?;
     found.with_context(|| format!("before {}", step.name))?;

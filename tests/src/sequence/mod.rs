@@ -58,18 +58,36 @@ impl Sequence {
     /// # Errors
     /// The first step that failed, by name. What was done stays done, as with Kube-OVN.
     pub async fn run(self, lab: &Lab, hooks: &mut dyn Hooks) -> Replay {
-        self.run_on(lab, &lab.config.nic, &lab.config.bridge, hooks).await
+        self.run_at(lab, 0, hooks).await
     }
 
-    /// The same with another NIC of that node.
+    /// The same on the node with this position.
+    ///
+    /// # Errors
+    /// As [`Sequence::run`].
+    pub async fn run_at(self, lab: &Lab, node: usize, hooks: &mut dyn Hooks) -> Replay {
+        self.replay(lab.node(node), &lab.config.nic, &lab.config.bridge, hooks).await
+    }
+
+    /// The same with another NIC of the first node.
     ///
     /// # Errors
     /// As [`Sequence::run`].
     pub async fn run_on(self, lab: &Lab, nic: &str, bridge: &str, hooks: &mut dyn Hooks) -> Replay {
+        self.replay(lab.node(0), nic, bridge, hooks).await
+    }
+
+    async fn replay(
+        self,
+        node: Result<&Node>,
+        nic: &str,
+        bridge: &str,
+        hooks: &mut dyn Hooks,
+    ) -> Replay {
         let started = clock::now();
         let mut steps = Steps { hooks, taken: Vec::new() };
-        let outcome = match lab.node(0) {
-            Ok(node) => self.replay(node, nic, bridge, &mut steps).await,
+        let outcome = match node {
+            Ok(node) => self.play(node, nic, bridge, &mut steps).await,
             Err(error) => Err(error),
         };
         Replay { started, ended: clock::now(), steps: steps.taken, outcome }
@@ -92,13 +110,7 @@ impl Sequence {
         provider.transfer(&mut steps, nic, bridge, true).await
     }
 
-    async fn replay(
-        self,
-        node: &Node,
-        nic: &str,
-        bridge: &str,
-        steps: &mut Steps<'_>,
-    ) -> Result<()> {
+    async fn play(self, node: &Node, nic: &str, bridge: &str, steps: &mut Steps<'_>) -> Result<()> {
         let provider = kube_ovn::Provider { host: &node.host, datapath: &node.datapath };
         match self {
             Self::Bind => provider.bind(steps, nic, bridge).await,
