@@ -13,6 +13,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 /// Where `ip netns` looks for names.
 pub const NETNS_DIR: &str = "/run/netns";
 
+/// Where programs look for a bpffs.
+const BPFFS: &str = "/sys/fs/bpf";
+
 /// A network namespace bound to a name, so that `ip netns exec NAME` works on
 /// it, together with a mount namespace in which `/sys` shows its devices.
 ///
@@ -143,13 +146,16 @@ fn new_namespaces() -> Result<(File, File)> {
     let below = mounts_below_sys()?;
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), NO_STR)
         .context("cannot mount /sys")?;
-    for (path, handle) in &below {
+    for (path, handle) in below.iter().filter(|(path, _)| path != Path::new(BPFFS)) {
         let source = format!("/proc/self/fd/{}", handle.as_raw_fd());
         let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
         if let Err(error) = mount(Some(source.as_str()), path, NO_STR, flags, NO_STR) {
             log::debug!("{} is not mounted in the namespace: {error}", path.display());
         }
     }
+    // What is pinned there is each node's own, as on machines of their own.
+    mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), NO_STR)
+        .with_context(|| format!("cannot mount {BPFFS}"))?;
     let open = |kind: &str| {
         let path = format!("/proc/thread-self/ns/{kind}");
         File::open(&path).with_context(|| format!("cannot open {path}"))

@@ -427,9 +427,9 @@ fn sockets(node: &Node, stage: Stage) -> Result<Vec<String>> {
             Stage::Gone => (false, false),
         };
         if filter && socket.filter == Filter::Ebpf {
-            as_it_was.filter = Filter::Ebpf;
+            (as_it_was.filter, as_it_was.mark) = (Filter::Ebpf, socket.mark);
         } else if before.is_none() && socket.filter == Filter::Ebpf {
-            as_it_was.filter = Filter::None;
+            (as_it_was.filter, as_it_was.mark) = (Filter::None, 0);
         }
         if place {
             let home = as_it_was.bound;

@@ -39,6 +39,8 @@ pub struct Socket {
     pub kind: (i32, i32, i32),
     /// Its filter.
     pub filter: Filter,
+    /// Its mark (`SO_MARK`).
+    pub mark: u32,
     /// The index of the interface it is bound to, 0 for none.
     pub bound: u32,
     /// The indexes of the interfaces on which it is a member of VRRP's group.
@@ -70,8 +72,11 @@ impl fmt::Display for Socket {
             (_, true) => "VRRP".to_owned(),
             _ => format!("{:?}", self.kind),
         };
-        let (filter, bound, on) = (self.filter, self.bound, &self.member_on);
-        write!(f, "{name} socket: filter {filter:?}, bound to {bound}, group joined on {on:?}")
+        let (filter, mark, bound, on) = (self.filter, self.mark, self.bound, &self.member_on);
+        write!(
+            f,
+            "{name} socket: filter {filter:?}, mark {mark:#x}, bound to {bound}, group joined on {on:?}"
+        )
     }
 }
 
@@ -133,6 +138,7 @@ fn look_at(socket: &OwnedFd, interfaces: &[u32]) -> Result<Socket> {
     Ok(Socket {
         kind,
         filter: filter(socket)?,
+        mark: integer(libc::SO_MARK)? as u32,
         bound: integer(SO_BINDTOIFINDEX)? as u32,
         member_on: member_on.filter(|index| is_member(socket, domain, *index)).collect(),
     })

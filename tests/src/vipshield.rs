@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 
 use crate::bpf::BpfObjects;
@@ -179,6 +180,14 @@ impl Vipshield {
             bail!("vipshield ended with {status}");
         }
         Ok(())
+    }
+
+    /// Stop it in its tracks, with SIGSTOP.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn freeze(&self) -> Result<()> {
+        kill(self.daemon.pid(), Signal::SIGSTOP).context("SIGSTOP to vipshield")
     }
 
     /// Kill it with SIGKILL.

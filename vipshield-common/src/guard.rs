@@ -10,8 +10,8 @@ pub type IfName = [u8; IFNAMSIZ];
 /// its own), so that their answers can be told from everything else in a packet capture.
 pub const RESYNC_SEQUENCE: u32 = 0x7673_5253;
 
-/// How long a heartbeat lasts, in nanoseconds. Invariant: everything passes within 2 s of the
-/// loader's death.
+/// How long a heartbeat lasts, in nanoseconds. Invariant: everything passes within 2 s once the loader
+/// has frozen. (Once it is dead, everything passes at once: the filters go with it.)
 pub const HEARTBEAT_LIFETIME_NS: u64 = 1_500_000_000;
 
 /// A loader whose loop has not come back for so long counts as dead, in nanoseconds: the same invariant.

@@ -12,8 +12,20 @@ pub mod shunt;
 pub mod tasks;
 pub mod watch;
 
+/// What is at which place of [`maps::FILTERS`].
+pub mod filters {
+    /// [`programs::NETLINK_GUARD`](crate::programs::NETLINK_GUARD).
+    pub const GUARD: u32 = 0;
+    /// [`programs::NETLINK_INTENT`](crate::programs::NETLINK_INTENT).
+    pub const INTENT: u32 = 1;
+    /// How many there are.
+    pub const COUNT: u32 = 2;
+}
+
 /// Names of the maps, as the eBPF object spells them.
 pub mod maps {
+    /// Program array: what [`filters`](crate::filters) says, for as long as vipshield's process holds it.
+    pub const FILTERS: &str = "FILTERS";
     /// Array of one `u64`: until when ([`bpf_ktime_get_ns`][1]) the guard may withhold anything.
     ///
     /// [1]: https://man7.org/linux/man-pages/man7/bpf-helpers.7.html
@@ -72,8 +84,13 @@ pub mod constants {
 
 /// Names of the programs, as the eBPF object spells them.
 pub mod programs {
-    /// Socket filter on a guarded daemon's rtnetlink monitor sockets.
+    /// Socket filter for a guarded daemon's rtnetlink monitor sockets, reached from [`GUARD_STUB`].
     pub const NETLINK_GUARD: &str = "netlink_guard";
+    /// Socket filter on a guarded daemon's rtnetlink monitor sockets: all that is there of [`NETLINK_GUARD`].
+    pub const GUARD_STUB: &str = "guard_stub";
+    /// Socket filter on a guarded daemon's rtnetlink command sockets: all that is there of
+    /// [`NETLINK_INTENT`].
+    pub const INTENT_STUB: &str = "intent_stub";
     /// Socket filter on vipshield's own rtnetlink monitor: throws shunts.
     pub const LINK_SENTRY: &str = "link_sentry";
     /// kprobe on `br_add_if`: throws shunts earlier.
@@ -94,7 +111,7 @@ pub mod programs {
     pub const WATCH_INGRESS: &str = "watch_ingress";
     /// TC classifier on the egress of a NIC and its bearer: watches.
     pub const WATCH_EGRESS: &str = "watch_egress";
-    /// Socket filter on a guarded daemon's rtnetlink command sockets.
+    /// Socket filter for a guarded daemon's rtnetlink command sockets, reached from [`INTENT_STUB`].
     pub const NETLINK_INTENT: &str = "netlink_intent";
     /// `setsockopt(2)` of the processes in a guarded daemon's control group.
     pub const SOCKET_OPENING: &str = "socket_opening";

@@ -22,7 +22,7 @@ use aya_log_ebpf::warn;
 use vipshield_common::{counters::Counter, intent::IntentReport};
 
 use crate::{
-    maps::{ANNOUNCED, Announced, INTENTS, SOCKETS, count, now_ns},
+    maps::{ANNOUNCED, Announced, INTENTS, count, now_ns},
     netlink::{
         AF_INET6, AddressMessage, HEADER, Header, NLMSG_ERROR, RTM_DELADDR, RTM_NEWADDR,
         local_address,
@@ -62,9 +62,6 @@ fn said(skb: &SkBuffContext) -> Option<IntentReport> {
     }
     // SAFETY: the context of a socket filter is a `__sk_buff`.
     let cookie = unsafe { bpf_get_socket_cookie(skb.as_ptr()) };
-    // The map stays as long as a program that uses it: by its entry the next vipshield knows this filter.
-    // SAFETY: that there is an entry is all that is asked.
-    unsafe { SOCKETS.get(cookie) }?;
     let error = load::<i32>(skb, HEADER)?;
     let request = load::<Header>(skb, REQUEST)?;
     let message_type = request.message_type;

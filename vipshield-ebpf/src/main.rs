@@ -19,6 +19,7 @@ mod opening;
 mod port_sentries;
 mod shunt;
 mod skb;
+mod stub;
 mod tasks;
 mod watch;
 

@@ -3,10 +3,11 @@
 use aya_ebpf::{
     helpers::bpf_ktime_get_ns,
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use vipshield_common::{
     counters::Counter,
+    filters,
     guard::{AddressKey, GuardedSocket, IfName, NicPolicy},
     shunt::{ShuntEnd, Thrown},
     tasks::TASK_COMM_LEN,
@@ -39,6 +40,8 @@ const FRAMES_BYTES: u32 = 256 * 1024;
 /// Of all NICs together.
 const MAX_ANSWERED: u32 = 1024;
 
+#[map]
+pub(crate) static FILTERS: ProgramArray = ProgramArray::with_max_entries(filters::COUNT, 0);
 #[map]
 pub(crate) static HEARTBEAT: Array<u64> = Array::with_max_entries(1, 0);
 #[map]

@@ -27,7 +27,7 @@ use self::{
     switches::Inquiry,
 };
 use crate::{
-    bpf::{self, BpfError, Programs, Pulse},
+    bpf::{self, BPFFS, BpfError, Pins, Programs, Pulse},
     causes::causes,
     daemons::{self, BorrowError, ScanError, Scanner, Scope, SocketError},
     engine::{Action, Config, Engine, Event, Notice, VrrpSocket, Weight},
@@ -61,9 +61,6 @@ pub enum DriverError {
     /// Looking for daemons.
     #[error(transparent)]
     Scan(#[from] ScanError),
-    /// What a vipshield that died has left could not be read.
-    #[error("looking for guards that were left behind: {0}")]
-    Inherit(#[source] io::Error),
     /// Waiting for signals.
     #[error("waiting for signals: {0}")]
     Signal(#[source] io::Error),
@@ -104,6 +101,8 @@ enum ActionError {
 pub struct Parts {
     /// eBPF programs, loaded.
     pub programs: Programs,
+    /// What outlives it if it is killed.
+    pub pins: Pins,
     /// The rtnetlink monitor, its groups joined.
     pub monitor: Monitor,
     /// For [`Action::ReplayRemoval`] and [`Action::ShowAddress`].
@@ -179,11 +178,14 @@ impl Driver {
             driver.pulse.alive();
             driver.serve(wake).await?;
         }
-        let Self { parts: Parts { mut programs, carrier, .. }, pulse, .. } = driver;
+        let Self { parts: Parts { mut programs, carrier, pins, .. }, pulse, .. } = driver;
         drop(pulse);
         let unused = programs.unused_clsacts(true)?;
         if let Err(error) = carrier.release_clsact(&unused).await {
             warn!("{error}");
+        }
+        if let Err(error) = pins.remove() {
+            warn!("tables of names and sockets stay pinned in {BPFFS}: {error}");
         }
         Ok(())
     }
@@ -192,21 +194,20 @@ impl Driver {
     async fn begin(&mut self) -> Result<(), DriverError> {
         let snapshot = self.parts.monitor.snapshot(Vec::new()).await?;
         let (daemons, _) = self.look()?;
-        let names = self.parts.programs.inherited_names(&cookies(&daemons));
-        let names = names.map_err(DriverError::Inherit)?;
+        let names = self.parts.pins.names(&cookies(&daemons));
         self.feed(Event::Inherited { names }).await?;
         self.feed(snapshot).await?;
         self.feed(Event::Daemons { daemons }).await?;
         match self.parts.vips.moved().await {
             Ok(moved) => {
                 let addresses = moved.into_iter().map(|(_, address)| address).collect();
-                self.feed(Event::Moved { addresses }).await
+                self.feed(Event::Moved { addresses }).await?;
             }
-            Err(error) => {
-                warn!("what an earlier vipshield has moved cannot be told: {error}");
-                Ok(())
-            }
+            Err(error) => warn!("what an earlier vipshield has moved cannot be told: {error}"),
         }
+        // Only now does the table of NICs say as much as that of the one before.
+        self.parts.pins.keep(&self.parts.programs);
+        Ok(())
     }
 
     async fn wait(

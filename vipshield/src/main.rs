@@ -4,6 +4,7 @@ use std::{
     io::{self, Write as _},
     os::linux::net::SocketAddrExt as _,
     os::unix::net::{SocketAddr, UnixListener},
+    path::Path,
     process::ExitCode,
 };
 
@@ -17,7 +18,7 @@ use tokio::{
     task::LocalSet,
 };
 use vipshield::{
-    bpf::{self, Programs},
+    bpf::{self, BPFFS, Pins, Programs},
     cli::{Cleanup, Cli, Command, Metrics, Output, Query, Run},
     daemons::{self, Looked, Scanner, Scope},
     driver::{Driver, Parts, forward_ebpf_log},
@@ -105,15 +106,17 @@ async fn run(options: Run) -> Result<()> {
     }
     let monitor = Monitor::open(handle)?;
     programs.post_sentry(&monitor)?;
+    let scanner = Scanner::new(options.daemons)?;
     let parts = Parts {
         programs,
+        pins: Pins::new(Path::new(BPFFS), scanner.namespace()),
         monitor,
         replay,
         carrier,
         groups: Groups::open().context("a packet socket (needs CAP_NET_RAW)")?,
         vips,
         announcer: Announcer::open()?,
-        scanner: Scanner::new(options.daemons)?,
+        scanner,
         server,
         scrapes,
         config,
@@ -220,9 +223,7 @@ async fn give_back_vips(vips: &Vips, found: &[Daemon], homes: &[(u32, u32)]) -> 
 async fn cleanup(options: Cleanup) -> Result<()> {
     let _only = claim()?;
     let mut scanner = Scanner::new(options.daemons)?;
-    let left = bpf::left_sockets(&[]).context("looking for guards that were left behind")?;
-    let Looked { daemons: found, .. } =
-        scanner.scan(Scope::All, &mut |cookie| Ok(left.contains(&cookie)))?;
+    let Looked { daemons: found, .. } = scanner.scan(Scope::All)?;
     let (connection, handle, _) = rtnetlink::new_connection().context("an rtnetlink socket")?;
     tokio::spawn(connection);
     let mut cleaned = 0;
@@ -251,6 +252,10 @@ async fn cleanup(options: Cleanup) -> Result<()> {
         }
     }
     let swept = returned + sweep(&Carrier::new(handle)).await?;
+    let pins = Pins::new(Path::new(BPFFS), scanner.namespace());
+    if pins.remove().context("tables in a bpffs")? {
+        info!("what was pinned in {BPFFS} is gone");
+    }
     info!(
         "{} daemons looked at, {cleaned} filters taken off; {swept} routes, rules, addresses and \
          classifiers taken back",

@@ -80,7 +80,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     }
     all.push(scenario(
         "two-nics-killed",
-        "two NICs are given back after vipshield was killed; the next finds each one's sockets",
+        "two NICs are given back while vipshield is frozen; it is killed, and the next finds each one's sockets",
         two_nics_killed,
     ));
     all.push(scenario(
@@ -160,8 +160,10 @@ async fn two_nics_killed(context: Context) -> Runs {
         objects::on_every_nic(Sequence::Bind, &lab).await?;
         clock::pass(SETTLE).await;
         let vipshield = lab.node_mut(0)?.vipshield.take().context("vipshield does not run")?;
-        vipshield.kill().await?;
+        // What it withheld while it was frozen keepalived never hears.
+        vipshield.freeze()?;
         objects::on_every_nic(Sequence::Unbind, &lab).await?;
+        vipshield.kill().await?;
         clock::pass(SETTLE).await;
         let astray = bound(&lab)?;
         ensure!(astray.iter().all(|at| name_of(&lab, *at).is_none()), "bound to {astray:?}");

@@ -1,7 +1,7 @@
 //! The eBPF programs: loading them, and the maps through which they are told and tell.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs::File,
     io,
     net::{IpAddr, Ipv6Addr},
@@ -11,7 +11,7 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{ProgramError, RawTracePoint, SocketFilter},
+    programs::{ProgramError, RawTracePoint},
     util::nr_cpus,
 };
 use thiserror::Error;
@@ -27,12 +27,21 @@ use vipshield_common::{
 };
 
 use self::{
-    classifiers::Classifiers, heartbeat::Heartbeat, opening::Openings, sentry::PortSentries,
-    shunt::Shunts, watch::Watches,
+    classifiers::Classifiers,
+    filters::{Filters, Kind},
+    heartbeat::Heartbeat,
+    opening::Openings,
+    sentry::PortSentries,
+    shunt::Shunts,
+    watch::Watches,
 };
-pub use self::{classifiers::sweep_classifiers, heartbeat::Pulse};
+pub use self::{
+    classifiers::sweep_classifiers,
+    heartbeat::Pulse,
+    pins::{BPFFS, Pins},
+};
 use crate::{
-    causes::passing,
+    daemons::SocketError,
     engine::{Answers, Event, Heard, Opening, Shunt, Withheld},
     net::OWN,
     watch::watch,
@@ -43,9 +52,10 @@ mod classifiers;
 #[cfg(test)]
 mod comparisons;
 mod decode;
+mod filters;
 mod heartbeat;
-mod inherit;
 mod opening;
+mod pins;
 mod sentry;
 mod shunt;
 mod watch;
@@ -58,9 +68,6 @@ const TOOLS: &[&str] = &["ovs-vsctl"];
 
 /// Records of a ring that are handed over at a time: in a storm other things are due as well.
 const BATCH: usize = 256;
-
-/// The socket filters.
-const FILTERS: &[&str] = &[programs::NETLINK_GUARD, programs::NETLINK_INTENT];
 
 /// Something about the eBPF programs or their maps failed.
 #[derive(Debug, Error)]
@@ -110,26 +117,24 @@ pub enum BpfError {
     /// The interfaces could not be listed.
     #[error("listing interfaces: {0}")]
     Interfaces(#[source] io::Error),
+    /// A daemon's socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
     /// An interface name that no interface can have.
     #[error("{0:?} is no interface name: at most 15 bytes, not empty")]
     Name(String),
 }
 
-/// Programs and maps. Dropping it detaches the tracepoints; filters stay on their sockets and pass
-/// everything as soon as the heartbeat is stale.
+/// Programs and maps. Dropping it detaches the tracepoints; what is on daemons' sockets passes everything
+/// from then on.
 pub struct Programs {
     ebpf: Ebpf,
-    /// Ids of the socket filters.
-    filters: Vec<u32>,
-    /// Cookies of sockets that vipshields that are gone, and those of other network namespaces, have put
-    /// their filters on.
-    left: BTreeSet<u64>,
+    filters: Filters,
     /// None once it is [kept](Self::keep_heartbeat).
     heartbeat: Option<Heartbeat>,
     nics: HashMap<MapData, u32, NicPolicy>,
     names: HashMap<MapData, IfName, u32>,
     link_held: HashMap<MapData, u32, u32>,
-    sockets: HashMap<MapData, u64, GuardedSocket>,
     command_ports: HashMap<MapData, u32, u32>,
     replayed: HashMap<MapData, AddressKey, u32>,
     counters: PerCpuArray<MapData, u64>,
@@ -186,8 +191,6 @@ impl Programs {
         {
             attach_tracepoint(&mut ebpf, program)?;
         }
-        let filters =
-            FILTERS.iter().map(|name| load_filter(&mut ebpf, name)).collect::<Result<_, _>>()?;
         let classifiers = Classifiers::load(&mut ebpf)?;
         let shunts = Shunts::load(&mut ebpf)?;
         let watches = Watches::load(&mut ebpf)?;
@@ -197,7 +200,6 @@ impl Programs {
             nics: take(&mut ebpf, maps::NICS)?,
             names: take(&mut ebpf, maps::NAMES)?,
             link_held: take(&mut ebpf, maps::LINK_HELD)?,
-            sockets: take(&mut ebpf, maps::SOCKETS)?,
             command_ports: take(&mut ebpf, maps::COMMAND_PORTS)?,
             replayed: take(&mut ebpf, maps::REPLAYED)?,
             counters: take(&mut ebpf, maps::COUNTERS)?,
@@ -205,8 +207,7 @@ impl Programs {
             intents: Ring::new(take(&mut ebpf, maps::INTENTS)?)?,
             tasks: Ring::new(take(&mut ebpf, maps::TASKS)?)?,
             frames: Ring::new(take(&mut ebpf, maps::FRAMES)?)?,
-            filters,
-            left: BTreeSet::new(),
+            filters: Filters::load(&mut ebpf)?,
             classifiers,
             shunts,
             watches,
@@ -293,27 +294,7 @@ impl Programs {
         cookie: u64,
         entry: GuardedSocket,
     ) -> Result<(), BpfError> {
-        self.attach(programs::NETLINK_GUARD, socket, cookie, entry)
-    }
-
-    /// The next vipshield knows by the entry whose filter it is: it has to be there first.
-    fn attach(
-        &mut self,
-        filter: &'static str,
-        socket: impl AsFd,
-        cookie: u64,
-        entry: GuardedSocket,
-    ) -> Result<(), BpfError> {
-        self.sockets
-            .insert(cookie, entry, 0)
-            .map_err(|source| BpfError::Map { map: maps::SOCKETS, source })?;
-        let attached = attach_filter(&mut self.ebpf, filter, socket);
-        if attached.is_ok() {
-            self.left.remove(&cookie);
-        } else {
-            self.forget_socket(cookie)?;
-        }
-        attached
+        self.filters.attach(&mut self.ebpf, Kind::Guard, socket, cookie, entry)
     }
 
     /// Has shunts thrown by what this rtnetlink monitor, joined to `RTNLGRP_LINK`, is told. The
@@ -381,19 +362,17 @@ impl Programs {
         cookie: u64,
         entry: GuardedSocket,
     ) -> Result<(), BpfError> {
-        self.attach(programs::NETLINK_INTENT, socket, cookie, entry)
+        self.filters.attach(&mut self.ebpf, Kind::Intent, socket, cookie, entry)
     }
 
     /// Takes the filter off a socket, whichever it is.
     pub fn unguard(&mut self, socket: impl AsFd, cookie: u64) -> Result<(), BpfError> {
-        SocketFilter::detach(socket)
-            .map_err(|source| BpfError::Program { program: programs::NETLINK_GUARD, source })?;
-        self.forget_socket(cookie)
+        self.filters.detach(socket, cookie)
     }
 
     /// Drops what is known of a socket that is gone.
     pub fn forget_socket(&mut self, cookie: u64) -> Result<(), BpfError> {
-        absent_is_fine(maps::SOCKETS, self.sockets.remove(&cookie))
+        self.filters.forget(cookie)
     }
 
     /// All counters, summed over the CPUs.
@@ -411,29 +390,6 @@ impl Programs {
     pub fn task_events_lost(&self) -> Result<u64, BpfError> {
         self.counter(Counter::TaskEventsLost)
     }
-
-    /// The names under which daemons know their NICs, by interface index, as far as the guard of a
-    /// vipshield tells that died and left it on sockets with these cookies.
-    pub fn inherited_names(&self, cookies: &[u64]) -> io::Result<BTreeMap<u32, String>> {
-        let mut left = inherit::left(&self.filters)?;
-        left.retain(|left| cookies.iter().any(|cookie| left.sockets.contains(cookie)));
-        Ok(left.into_iter().flat_map(|left| left.names).collect())
-    }
-
-    /// Whether a vipshield that is gone has put its filter on the socket with this cookie.
-    pub fn is_left(&mut self, cookie: u64) -> io::Result<bool> {
-        // Its maps end with the first socket that gets another guard.
-        if !self.left.contains(&cookie) {
-            self.left.extend(left_sockets(&self.filters)?);
-        }
-        Ok(self.left.contains(&cookie))
-    }
-}
-
-/// The cookies of all sockets that carry a filter of some vipshield, but for that whose socket filters
-/// have the ids in `own`. None without `CAP_SYS_ADMIN`.
-pub fn left_sockets(own: &[u32]) -> io::Result<BTreeSet<u64>> {
-    Ok(inherit::left(own)?.into_iter().flat_map(|left| left.sockets).collect())
 }
 
 /// An address as the kernel's map keys have it.
@@ -453,36 +409,6 @@ fn address_key(ip: IpAddr) -> AddressKey {
 /// What the programs log, as much as this process shows; aya-log numbers levels as `log` does.
 fn log_level() -> u8 {
     log::max_level() as u8
-}
-
-fn filter<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SocketFilter, BpfError> {
-    ebpf.program_mut(name)
-        .ok_or(BpfError::Missing(name))?
-        .try_into()
-        .map_err(|source| BpfError::Program { program: name, source })
-}
-
-fn load_filter(ebpf: &mut Ebpf, name: &'static str) -> Result<u32, BpfError> {
-    let failed = |source| BpfError::Program { program: name, source };
-    let filter = filter(ebpf, name)?;
-    filter.load().map_err(failed)?;
-    Ok(filter.info().map_err(failed)?.id())
-}
-
-/// Puts a filter on a socket in place of any that is there. For the moment in which one takes the other's
-/// place a socket may have no room for both (`net.core.optmem_max`, 20 KiB before Linux 6.7): then it has
-/// none for some microseconds.
-fn attach_filter(ebpf: &mut Ebpf, name: &'static str, socket: impl AsFd) -> Result<(), BpfError> {
-    let program = filter(ebpf, name)?;
-    let attached = program.attach(&socket).or_else(|error| {
-        let is_full = passing(&error) == Some(libc::ENOMEM);
-        if is_full && SocketFilter::detach(&socket).is_ok() {
-            program.attach(&socket)
-        } else {
-            Err(error)
-        }
-    });
-    attached.map(drop).map_err(|source| BpfError::Program { program: name, source })
 }
 
 fn attach_tracepoint(ebpf: &mut Ebpf, name: &'static str) -> Result<(), BpfError> {

@@ -8,6 +8,7 @@ mod borrow;
 mod cgroup;
 mod errno;
 mod home;
+mod mark;
 mod proc;
 mod scan;
 mod socket;
@@ -17,6 +18,7 @@ pub use self::{
     borrow::{BorrowError, borrow},
     cgroup::{CgroupError, cgroup},
     home::{home, stays},
+    mark::{Mark, is_marked, set_mark},
     proc::ScanError,
     scan::{Kin, Looked, Scanner, Scope},
     socket::{

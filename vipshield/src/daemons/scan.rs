@@ -21,6 +21,7 @@ use super::{
     borrow::borrow,
     errno::{NEEDS_PTRACE, Says, of_proc},
     home::Homes,
+    mark::is_marked,
     proc::{ScanError, Unseen, is_first_pid_namespace, origin, processes, seen, socket_id, text},
     socket::{AttachedFilter, SocketError, attached_filter, bound, cookie, has_groups, port},
 };
@@ -173,18 +174,13 @@ impl Scanner {
         self.names.iter().find(|wanted| *wanted == name)
     }
 
-    /// Looks for guarded daemons. `leftover` tells whether the filter on a socket with this cookie was
-    /// put there by a vipshield that is gone.
-    pub fn scan(
-        &mut self,
-        scope: Scope,
-        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
-    ) -> Result<Looked, ScanError> {
-        let mut found = self.look(scope, leftover)?;
+    /// Looks for guarded daemons.
+    pub fn scan(&mut self, scope: Scope) -> Result<Looked, ScanError> {
+        let mut found = self.look(scope)?;
         let mut died = self.has_died(&found);
         if died && scope == Scope::Known {
             // Another one may have taken its place.
-            found = self.look(Scope::All, leftover)?;
+            found = self.look(Scope::All)?;
             died = self.has_died(&found);
         }
         let family = found.iter().map(|one| one.daemon.pid).collect();
@@ -207,18 +203,14 @@ impl Scanner {
         Ok(Looked { daemons, gone, died })
     }
 
-    fn look(
-        &self,
-        scope: Scope,
-        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
-    ) -> Result<Vec<Found>, ScanError> {
+    fn look(&self, scope: Scope) -> Result<Vec<Found>, ScanError> {
         let pids = match scope {
             Scope::Known => self.family.iter().copied().collect(),
             Scope::All => processes()?,
         };
         let mut found = Vec::new();
         for pid in pids {
-            found.extend(self.look_at(pid, leftover)?);
+            found.extend(self.look_at(pid)?);
         }
         Ok(found)
     }
@@ -233,13 +225,9 @@ impl Scanner {
     }
 
     /// A process that dies while it is looked at is no daemon.
-    fn look_at(
-        &self,
-        pid: u32,
-        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
-    ) -> Result<Option<Found>, ScanError> {
+    fn look_at(&self, pid: u32) -> Result<Option<Found>, ScanError> {
         let directory = PathBuf::from(format!("/proc/{pid}"));
-        let seen = match self.examine(pid, &directory, leftover) {
+        let seen = match self.examine(pid, &directory) {
             Err(Unseen::Hidden(error)) => self.hidden(pid, &directory, &error),
             seen => seen,
         };
@@ -251,12 +239,7 @@ impl Scanner {
         }
     }
 
-    fn examine(
-        &self,
-        pid: u32,
-        directory: &Path,
-        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
-    ) -> Result<Option<Found>, Unseen> {
+    fn examine(&self, pid: u32, directory: &Path) -> Result<Option<Found>, Unseen> {
         let path = directory.join("exe");
         let executable = seen(&path, |path| fs::read_link(path))?;
         let name = match self.name_of(&executable) {
@@ -281,7 +264,7 @@ impl Scanner {
         let descriptors = directory.join("fd");
         for entry in seen(&descriptors, |path| fs::read_dir(path))? {
             if let Some(id) = socket_id(pid, &seen(&descriptors, |_| entry)?)? {
-                self.look_at_socket(id, &mut daemon, leftover)?;
+                self.look_at_socket(id, &mut daemon)?;
             }
         }
         // The parent of keepalived's processes has neither kind. A daemon has none for a moment
@@ -329,12 +312,7 @@ impl Scanner {
         Ok(Some(Found { parent, daemon, is_daemon: true }))
     }
 
-    fn look_at_socket(
-        &self,
-        id: SocketId,
-        daemon: &mut Daemon,
-        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
-    ) -> Result<(), Unseen> {
+    fn look_at_socket(&self, id: SocketId, daemon: &mut Daemon) -> Result<(), Unseen> {
         let socket = match borrow(id) {
             Ok(socket) => socket,
             Err(error) => {
@@ -352,7 +330,7 @@ impl Scanner {
                 return Ok(());
             }
         };
-        match self.classify(id, &socket, daemon, leftover) {
+        match self.classify(id, &socket, daemon) {
             Err(source) if passing(&source).is_some() => {
                 Err(ScanError::Socket { id, source }.into())
             }
@@ -369,7 +347,6 @@ impl Scanner {
         id: SocketId,
         socket: &OwnedFd,
         daemon: &mut Daemon,
-        leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
     ) -> Result<(), SocketError> {
         let failed =
             |operation| move |errno: Errno| SocketError { operation, source: errno.into() };
@@ -383,11 +360,9 @@ impl Scanner {
                     AttachedFilter::Classic => Filter::Foreign,
                     AttachedFilter::Ebpf => {
                         let cookie = cookie(socket)?;
-                        let failed =
-                            |source| SocketError { operation: "recognising its filter", source };
                         if self.guarded.get(&id.inode) == Some(&cookie) {
                             Filter::Guard
-                        } else if leftover(cookie).map_err(failed)? {
+                        } else if is_marked(socket)? {
                             Filter::Stale
                         } else {
                             Filter::Foreign

@@ -13,7 +13,10 @@ use rustix::net::{AddressFamily, SocketType, socket};
 use thiserror::Error;
 use vipshield_common::guard::RESYNC_SEQUENCE;
 
-use super::sockopt::{self, GroupFilter, Ipv4Membership, Ipv6Membership};
+use super::{
+    mark::clear_mark,
+    sockopt::{self, GroupFilter, Ipv4Membership, Ipv6Membership},
+};
 use crate::engine::Family;
 
 /// `asm-generic/socket.h`: `SO_BINDTOIFINDEX` is Linux 5.0; `SO_GET_FILTER` shares its number with
@@ -43,7 +46,7 @@ pub struct SocketError {
     pub source: io::Error,
 }
 
-fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> SocketError {
+pub(super) fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> SocketError {
     move |source| SocketError { operation, source }
 }
 
@@ -69,12 +72,13 @@ pub fn attached_filter(socket: impl AsFd) -> Result<AttachedFilter, SocketError>
     }
 }
 
-/// Takes any filter off a socket.
+/// Takes any filter off a socket, and then vipshield's mark.
 pub fn detach_filter(socket: impl AsFd) -> Result<(), SocketError> {
-    match sockopt::set(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0_i32) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        other => other.map_err(failed("SO_DETACH_FILTER")),
+    match sockopt::set(&socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER, &0_i32) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+        other => other.map_err(failed("SO_DETACH_FILTER"))?,
     }
+    clear_mark(socket)
 }
 
 /// The socket's cookie: unique as long as the kernel runs.

@@ -115,7 +115,7 @@ impl Driver {
         let Parts { programs, scanner, .. } = &mut self.parts;
         let lost = programs.task_events_lost()?;
         let scope = self.looks.scope(begun, lost);
-        let looked = scanner.scan(scope, &mut |cookie| programs.is_left(cookie));
+        let looked = scanner.scan(scope);
         self.looks.over(begun, scope, lost, looked.is_err());
         let Looked { daemons, gone, died } = looked?;
         if died {

@@ -51,9 +51,8 @@ impl Engine {
                 nic: None,
                 text: format!(
                     "{} {}: its netlink socket ({}) already has a filter that is not \
-                     vipshield's; it is left alone, and this daemon sees every event (if a vipshield \
-                     that was killed has left it: this one knows its own with CAP_SYS_ADMIN, or \
-                     restart the daemon)",
+                     vipshield's; it is left alone, and this daemon sees every event (restart the \
+                     daemon if it is not its own)",
                     daemon.name, daemon.pid, monitor.id
                 ),
             }));

@@ -1,11 +1,13 @@
 //! Daemons: how they are found, and what they are shown once they are guarded.
 
-use std::{fs, io};
+use std::fs;
 
+use aya::programs::SocketFilter;
 use libtest_mimic::Failed;
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use vipshield::{
-    bpf::{self, Programs},
-    daemons::{self, Kin, Looked, Scanner, Scope},
+    bpf::Programs,
+    daemons::{self, Kin, Looked, Mark, Scanner, Scope},
     engine::{Address, Daemon, Filter, SocketId},
     net::{Carrier, OWN, STAND_IN},
 };
@@ -18,11 +20,8 @@ use super::{
 };
 
 /// The filters on the stand-in's monitor sockets and its command socket, in this order.
-fn filters(
-    scanner: &mut Scanner,
-    leftover: &mut dyn FnMut(u64) -> io::Result<bool>,
-) -> Result<(Daemon, Vec<Filter>), Failed> {
-    let Looked { daemons, .. } = scanner.scan(Scope::All, leftover)?;
+fn filters(scanner: &mut Scanner) -> Result<(Daemon, Vec<Filter>), Failed> {
+    let Looked { daemons, .. } = scanner.scan(Scope::All)?;
     let daemon = daemons.into_iter().next().ok_or("the daemon is not found")?;
     let monitors = daemon.monitors.iter().map(|monitor| monitor.filter);
     let found = monitors.chain(daemon.commands.iter().map(|command| command.filter)).collect();
@@ -38,7 +37,7 @@ pub(crate) fn daemon() -> Result<(), Failed> {
     let stand_in = StandIn::start(&format!("vsd{}", std::process::id()))?;
     let mut programs = Programs::load(&[])?;
     let mut scanner = Scanner::new(vec![stand_in.name.clone()])?;
-    let (daemon, found) = filters(&mut scanner, &mut |_| Ok(false))?;
+    let (daemon, found) = filters(&mut scanner)?;
     check(daemon.pid == stand_in.pid(), "by its process")?;
     check(found == [Foreign, None, None], format!("as it started: {found:?}"))?;
 
@@ -51,51 +50,59 @@ pub(crate) fn daemon() -> Result<(), Failed> {
     scanner.remember(socket, cookie);
     programs.listen(&listened, other, entry)?;
     scanner.remember(command, other);
-    let (_, found) = filters(&mut scanner, &mut |_| Ok(false))?;
+    let (_, found) = filters(&mut scanner)?;
     check(found == [Foreign, Guard, Guard], format!("guarded: {found:?}"))?;
 
-    // Another vipshield finds the filters, and knows by the maps of the one that put them there.
+    // Another vipshield finds the filters, and knows by the marks of their sockets whose they are.
     let mut another = Scanner::new(vec![stand_in.name.clone()])?;
-    let mut next = Programs::load(&[])?;
-    let (_, found) = filters(&mut another, &mut |cookie| next.is_left(cookie))?;
+    let (_, found) = filters(&mut another)?;
     check(found == [Foreign, Stale, Stale], format!("left over: {found:?}"))?;
-    let left = bpf::left_sockets(&[])?;
-    check(left.contains(&cookie) && left.contains(&other), "for cleanup too")?;
-    // A guard that is loaded, and says nothing of these sockets, is that of another network namespace:
-    // what is on them is somebody else's.
-    programs.forget_socket(other)?;
-    let mut third = Programs::load(&[])?;
-    let (_, found) = filters(&mut another, &mut |cookie| third.is_left(cookie))?;
-    check(found == [Foreign, Stale, Foreign], format!("one of them foreign: {found:?}"))?;
-    programs.listen(&listened, other, entry)?;
-    // Its maps end with the sockets that keep them; what was known of the others is remembered.
+    // They stay when the one is gone that put them there.
     drop(programs);
+    let (_, found) = filters(&mut another)?;
+    check(found == [Foreign, Stale, Stale], format!("of one that is gone: {found:?}"))?;
+    let mut next = Programs::load(&[])?;
     next.guard(&duplicate, cookie, entry)?;
-    check(next.is_left(other)?, "that it was left")?;
-    drop((next, third));
-    let left = bpf::left_sockets(&[])?;
-    check(left.contains(&cookie), "the guard stays loaded on its socket")?;
-    check(left.contains(&other), "and the filter on the command socket on its own")?;
-    daemons::detach_filter(&duplicate)?;
+    another.remember(socket, cookie);
+    let (_, found) = filters(&mut another)?;
+    check(found == [Foreign, Guard, Stale], format!("one of them replaced: {found:?}"))?;
+    // An eBPF filter on a socket without a mark is somebody else's.
+    setsockopt(&listened, sockopt::Mark, &0)?;
+    let (_, found) = filters(&mut another)?;
+    check(found == [Foreign, Guard, Foreign], format!("one of them foreign: {found:?}"))?;
+    // So is any other mark's, also if the daemon set it itself; it stays when a filter is taken off.
+    setsockopt(&listened, sockopt::Mark, &7)?;
+    let (_, found) = filters(&mut another)?;
+    check(found == [Foreign, Guard, Foreign], format!("the daemon's own mark: {found:?}"))?;
     daemons::detach_filter(&listened)?;
-    drop((duplicate, listened));
+    check(getsockopt(&listened, sockopt::Mark)? == 7, "the daemon's own mark stays")?;
+    // A mark without a filter says nothing: somebody took that off, or it was never put there.
+    daemons::set_mark(&listened, Mark::Intent)?;
+    SocketFilter::detach(&duplicate)?;
+    let (_, found) = filters(&mut another)?;
+    check(found == [Foreign, None, None], format!("marks alone: {found:?}"))?;
+    for socket in [&duplicate, &listened] {
+        daemons::detach_filter(socket)?;
+        check(getsockopt(socket, sockopt::Mark)? == 0, "vipshield's mark goes")?;
+    }
+    drop((next, duplicate, listened));
 
     // What the daemon closed is not mistaken for what it opens next.
     let elsewhere = SocketId { inode: socket.inode + 1, ..socket };
     check(daemons::borrow(elsewhere).is_err(), "another inode is another socket")?;
-    let Looked { daemons, died, .. } = scanner.scan(Scope::Known, &mut |_| Ok(false))?;
+    let Looked { daemons, died, .. } = scanner.scan(Scope::Known)?;
     check(daemons.len() == 1 && !died, "looked at without looking at others")?;
     let kin = |scanner: &Scanner| scanner.kin(stand_in.pid());
     check(kin(&scanner) == Kin::Daemon && scanner.gone().is_empty(), "it is there")?;
     stand_in.rename()?;
     check(scanner.gone().is_empty(), "whatever its executable is called by now")?;
-    let Looked { daemons, died, .. } = scanner.scan(Scope::All, &mut |_| Ok(false))?;
+    let Looked { daemons, died, .. } = scanner.scan(Scope::All)?;
     check(daemons.len() == 1 && !died, "to every look")?;
     let pid = stand_in.pid();
     drop(stand_in);
     check(scanner.gone() == [pid], "it is seen to be gone")?;
     check(daemons::borrow(socket).is_err(), "a process that is gone")?;
-    let Looked { daemons, mut gone, died } = scanner.scan(Scope::Known, &mut |_| Ok(false))?;
+    let Looked { daemons, mut gone, died } = scanner.scan(Scope::Known)?;
     gone.sort_unstable();
     let mut both = vec![cookie, other];
     both.sort_unstable();

@@ -1,18 +1,16 @@
 //! What the guard withholds from a daemon, and what it passes.
 
-use std::{collections::BTreeMap, fs, io::ErrorKind, net::Ipv6Addr};
+use std::net::Ipv6Addr;
 
-use aya::programs::loaded_programs;
 use libtest_mimic::Failed;
 use vipshield::{
-    daemons::{self, AttachedFilter, attached_filter, detach_filter},
+    daemons::{AttachedFilter, attached_filter, detach_filter},
     engine::{About, Address},
     net::ANCHOR,
 };
 use vipshield_common::{
     counters::Counter,
-    guard::{GuardedSocket, RESYNC_SEQUENCE, withhold},
-    programs,
+    guard::{RESYNC_SEQUENCE, withhold},
 };
 
 use super::{
@@ -243,17 +241,6 @@ pub(crate) fn dumps_and_answers() -> Result<(), Failed> {
     check(stage.count(Counter::PassedUnrelated)? > 0, "unrelated messages are counted")
 }
 
-pub(crate) fn inherited() -> Result<(), Failed> {
-    let mut stage = Stage::new()?;
-    stage.arm(FREE)?;
-    let (nic, cookie) = (stage.index("nic")?, stage.cookie()?);
-    let next = stage.load_another()?;
-    check(next.inherited_names(&[cookie + 1_000_000])?.is_empty(), "of other sockets, nothing")?;
-    let names = next.inherited_names(&[cookie])?;
-    check(names == BTreeMap::from([(nic, "nic".to_owned())]), format!("found {names:?}"))?;
-    check(stage.programs.inherited_names(&[cookie])?.is_empty(), "nor from oneself")
-}
-
 pub(crate) fn unknown_socket() -> Result<(), Failed> {
     let mut stage = Stage::new()?;
     stage.arm(FREE)?;
@@ -299,32 +286,6 @@ pub(crate) fn filters_are_told_apart() -> Result<(), Failed> {
     detach_filter(stage.socket())?;
     detach_filter(stage.socket())?;
     check(found(&stage)? == AttachedFilter::None, "none again")
-}
-
-/// A socket may hold so much in filters before Linux 6.7 (`net.core.optmem_max`).
-const LEAST_ROOM: u32 = 20 * 1024;
-
-/// What a killed vipshield has left is replaced also where there is no room for two filters at a time.
-pub(crate) fn room_for_one() -> Result<(), Failed> {
-    let mut stage = Stage::new()?;
-    stage.arm(FREE)?;
-    let guards = loaded_programs().filter_map(Result::ok);
-    let guards = guards.filter(|program| program.name_as_str() == Some(programs::NETLINK_GUARD));
-    let size = guards.filter_map(|guard| guard.size_translated()).max().ok_or("no guard")?;
-    check(size + 1024 < LEAST_ROOM, format!("a guard of {size} bytes has room everywhere"))?;
-    // Since Linux 6.8 each network namespace has a limit of its own.
-    match fs::write("/proc/sys/net/core/optmem_max", (size + size / 2).to_string()) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        written => written?,
-    }
-    let mut next = stage.load_another()?;
-    let entry = GuardedSocket { port: daemons::port(stage.socket())?, replay_port: 0 };
-    next.guard(stage.socket(), stage.cookie()?, entry)?;
-    check(attached_filter(stage.socket())? == AttachedFilter::Ebpf, "there is a guard")?;
-    stage.add_address("nic", "192.0.2.11/24")?;
-    stage.seen()?;
-    let counted = next.counters()?.into_iter().map(|(_, count)| count).sum::<u64>();
-    check(counted > 0, "and it is the other one's")
 }
 
 pub(crate) fn own_address() -> Result<(), Failed> {

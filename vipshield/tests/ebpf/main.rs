@@ -14,7 +14,9 @@ mod intent;
 mod monitor;
 mod namespace;
 mod opening;
+mod pins;
 mod shunt;
+mod stub;
 mod tap;
 mod tasks;
 mod watch;
@@ -47,10 +49,9 @@ const CASES: &[Case] = &[
     ("dumps, answers and unrelated messages pass", guard::dumps_and_answers),
     ("without a heartbeat everything passes", heartbeat::stale),
     ("a heartbeat is kept for as long as the loop comes back", heartbeat::kept),
-    (
-        "a killed vipshield's names of NICs are inherited by who guards the same sockets",
-        guard::inherited,
-    ),
+    ("a vipshield that is killed withholds nothing more", stub::killed),
+    ("a guard takes another's place, and nothing passes meanwhile", stub::exchanged),
+    ("what a killed vipshield has pinned tells the next one its NICs' names", pins::names),
     ("a socket that is not in the table sees everything", guard::unknown_socket),
     ("what is too short to be understood passes", forged::malformed),
     ("withheld messages of which nobody reads are counted", forged::reports_nobody_reads),
@@ -58,7 +59,6 @@ const CASES: &[Case] = &[
     ("a policy that is cleared withholds nothing", guard::cleared_policy),
     ("a classic filter is told from the guard", guard::filters_are_told_apart),
     ("a daemon is found, guarded, and its own filter left alone", found::daemon),
-    ("a guard takes the place of another where there is room for one", guard::room_for_one),
     ("an address of vipshield's own is never seen", guard::own_address),
     ("what the kernel refuses a daemon is reported", intent::refused_requests),
     ("what was answered elsewhere is no answer's", intent::answered_elsewhere),
@@ -114,6 +114,10 @@ const CASES_WITH_TRACING: &[Case] = &[
 fn main() -> ExitCode {
     if let Some(result) = daemon::be_one() {
         return if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    if let Some(Err(error)) = stub::be_vipshield() {
+        eprintln!("{}", error.message().unwrap_or_default());
+        return ExitCode::FAILURE;
     }
     let arguments = Arguments::from_args();
     // Only the superuser may load programs and make namespaces.
