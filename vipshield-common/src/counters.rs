@@ -111,10 +111,14 @@ counters! {
         "Requests of a daemon for an address, or for its removal, that the kernel refused.";
     IntentGranted => "intent_granted",
         "Requests of a daemon for an IPv6 address, or for its removal, that the kernel granted.";
+    IntentKept => "intent_kept",
+        "Requests of a daemon for an IPv4 address, or for its removal, that the kernel granted.";
     IntentUnrelated => "intent_unrelated",
         "Other answers that a daemon got on its command sockets.";
+    IntentsLate => "intents_late",
+        "Requests that found the ring buffer full: their addresses' last words are read from their map.";
     IntentsLost => "intents_lost",
-        "Reports of refused requests lost: the ring buffer was full.";
+        "Requests lost: there is no room for the last words on so many addresses.";
     OpeningsBound => "openings_bound",
         "VRRP sockets bound to what bears the NIC's traffic, while nothing or a bridge has the NIC's name.";
     OpeningsSending => "openings_sending",

@@ -49,6 +49,9 @@ pub mod maps {
     pub const REPORTS: &str = "REPORTS";
     /// Ring buffer of [`IntentReport`](crate::intent::IntentReport).
     pub const INTENTS: &str = "INTENTS";
+    /// Hash: [`WordKey`](crate::intent::WordKey) to the last
+    /// [`IntentReport`](crate::intent::IntentReport) of it.
+    pub const LAST_WORDS: &str = "LAST_WORDS";
     /// Hash: command name of a task worth a word, to one of [`names`](crate::tasks::names).
     pub const TASK_NAMES: &str = "TASK_NAMES";
     /// Ring buffer of [`TaskEvent`](crate::tasks::TaskEvent).

@@ -10,6 +10,10 @@
 //! announced in the context of who asks, right before the answer: `link_sentry` remembers it by the
 //! task. An addition is announced by a kernel thread, some time later: its report names no address.
 //!
+//! What is told goes to a ring buffer, in order. The last word on each address is kept beside it, also of
+//! what the kernel granted for IPv4: there it is found when the ring buffer was full, or when what the
+//! kernel announced was lost.
+//!
 //! It always passes everything.
 
 use aya_ebpf::{
@@ -19,12 +23,15 @@ use aya_ebpf::{
     programs::SkBuffContext,
 };
 use aya_log_ebpf::warn;
-use vipshield_common::{counters::Counter, intent::IntentReport};
+use vipshield_common::{
+    counters::Counter,
+    intent::{IntentReport, WordKey},
+};
 
 use crate::{
-    maps::{ANNOUNCED, Announced, INTENTS, count, now_ns},
+    maps::{ANNOUNCED, Announced, INTENTS, LAST_WORDS, count, now_ns},
     netlink::{
-        AF_INET6, AddressMessage, HEADER, Header, NLMSG_ERROR, RTM_DELADDR, RTM_NEWADDR,
+        AF_INET, AF_INET6, AddressMessage, HEADER, Header, NLMSG_ERROR, RTM_DELADDR, RTM_NEWADDR,
         local_address,
     },
     skb::load,
@@ -42,15 +49,40 @@ fn netlink_intent(skb: SkBuffContext) -> i64 {
         count(Counter::IntentUnrelated);
         return i64::from(u32::MAX);
     };
-    count(if INTENTS.output::<IntentReport>(&report, 0).is_err() {
-        warn!(&skb, "intent lost: type {}", report.message_type);
-        Counter::IntentsLost
-    } else if report.error == 0 {
-        Counter::IntentGranted
-    } else {
+    let named = report.family != 0;
+    let kept = named && keep(&report);
+    let counter = if report.error != 0 {
         Counter::IntentRefused
-    });
+    } else if report.family == AF_INET {
+        // The monitor tells it as well.
+        count(Counter::IntentKept);
+        return i64::from(u32::MAX);
+    } else {
+        Counter::IntentGranted
+    };
+    count(counter);
+    if INTENTS.output::<IntentReport>(&report, 0).is_err() {
+        count(if kept || (!named && keep(&report)) {
+            Counter::IntentsLate
+        } else {
+            warn!(&skb, "intent lost: type {}", report.message_type);
+            Counter::IntentsLost
+        });
+    }
     i64::from(u32::MAX)
+}
+
+/// Keeps this as the last word on its address; false if there is no room for it.
+#[inline(always)]
+fn keep(report: &IntentReport) -> bool {
+    let mut address = report.address;
+    if report.family == 0 {
+        let [a, b, c, d] = report.sequence.to_ne_bytes();
+        (address[0], address[1], address[2], address[3]) = (a, b, c, d);
+    }
+    let family = u32::from(report.family);
+    let key = WordKey { cookie: report.cookie, address, family, padding: 0 };
+    LAST_WORDS.insert(key, *report, 0).is_ok()
 }
 
 /// What an answer says of an address that nothing else says.
@@ -68,7 +100,11 @@ fn said(skb: &SkBuffContext) -> Option<IntentReport> {
     if !matches!(message_type, RTM_NEWADDR | RTM_DELADDR) {
         return None;
     }
-    let about = if error == 0 { granted(message_type)? } else { refused(skb, message_type)? };
+    let about = if error == 0 {
+        granted(message_type, request.sequence)?
+    } else {
+        refused(skb, message_type, request.sequence)?
+    };
     Some(IntentReport {
         time_ns: now_ns(),
         cookie,
@@ -86,16 +122,17 @@ fn said(skb: &SkBuffContext) -> Option<IntentReport> {
 
 /// What the daemon asked of an address and did not get.
 #[inline(always)]
-fn refused(skb: &SkBuffContext, message_type: u16) -> Option<Announced> {
+fn refused(skb: &SkBuffContext, message_type: u16, sequence: u32) -> Option<Announced> {
     let message = load::<AddressMessage>(skb, REQUEST + HEADER)?;
     let address = local_address(skb, REQUEST + HEADER, message.family)?;
     let AddressMessage { family, prefix_len, index: ifindex, .. } = message;
-    Some(Announced { time_ns: now_ns(), address, ifindex, message_type, family, prefix_len })
+    let time_ns = now_ns();
+    Some(Announced { time_ns, address, ifindex, sequence, message_type, family, prefix_len })
 }
 
-/// The IPv6 address that the daemon added or removed; of no family if it cannot be told.
+/// The address that the daemon added or removed; of no family if it cannot be told, and may be of IPv6.
 #[inline(always)]
-fn granted(message_type: u16) -> Option<Announced> {
+fn granted(message_type: u16, sequence: u32) -> Option<Announced> {
     // SAFETY: a helper without preconditions.
     let task = unsafe { bpf_get_current_task() };
     // SAFETY: the entry is this task's own: nobody else writes it.
@@ -107,9 +144,12 @@ fn granted(message_type: u16) -> Option<Announced> {
             && now.saturating_sub(announced.time_ns) < ANNOUNCED_FOR_NS
     };
     if let Some(announced) = announced.filter(is_its_own) {
-        return (announced.family == AF_INET6).then_some(announced);
+        // Of IPv6 the kernel does not say for which request it was.
+        let told = announced.family == AF_INET6 || announced.sequence == sequence;
+        return told.then_some(announced);
     }
     let (time_ns, address, ifindex, family, prefix_len) = (now, [0; 16], 0, 0, 0);
-    let nameless = Announced { time_ns, address, ifindex, message_type, family, prefix_len };
+    let nameless =
+        Announced { time_ns, address, ifindex, sequence, message_type, family, prefix_len };
     (message_type == RTM_NEWADDR).then_some(nameless)
 }

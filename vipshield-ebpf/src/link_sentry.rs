@@ -38,7 +38,7 @@ fn link_sentry(skb: SkBuffContext) -> i64 {
 fn watch(skb: &SkBuffContext) -> Option<()> {
     let header = load::<Header>(skb, 0)?;
     if matches!(header.message_type, RTM_NEWADDR | RTM_DELADDR) {
-        return remember(skb, header.message_type);
+        return remember(skb, &header);
     }
     if !matches!(header.message_type, RTM_NEWLINK | RTM_DELLINK) {
         return None;
@@ -76,18 +76,28 @@ fn watch(skb: &SkBuffContext) -> Option<()> {
 /// Remembers what this task had the kernel do to an address, for `netlink_intent`: the answer that
 /// follows does not say.
 #[inline(always)]
-fn remember(skb: &SkBuffContext, message_type: u16) -> Option<()> {
+fn remember(skb: &SkBuffContext, header: &Header) -> Option<()> {
+    let Header { message_type, sequence, .. } = *header;
+    // SAFETY: a helper without preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    // SAFETY: the entry is this task's own: nobody else writes it.
+    let before = unsafe { ANNOUNCED.get(task) };
+    let is_removal =
+        |it: &Announced| it.message_type == RTM_DELADDR && it.sequence == sequence && sequence != 0;
+    // What the kernel promotes in its place was not asked for (`__inet_del_ifa`).
+    if message_type == RTM_NEWADDR && before.is_some_and(is_removal) {
+        return None;
+    }
     let message = load::<AddressMessage>(skb, HEADER)?;
     let announced = Announced {
         time_ns: now_ns(),
         address: local_address(skb, HEADER, message.family)?,
         ifindex: message.index,
+        sequence,
         message_type,
         family: message.family,
         prefix_len: message.prefix_len,
     };
-    // SAFETY: a helper without preconditions.
-    let task = unsafe { bpf_get_current_task() };
     ANNOUNCED.insert(task, announced, 0).ok()
 }
 

@@ -9,6 +9,7 @@ use vipshield_common::{
     counters::Counter,
     filters,
     guard::{AddressKey, GuardedSocket, IfName, NicPolicy},
+    intent::{IntentReport, WordKey},
     shunt::{ShuntEnd, Thrown},
     tasks::TASK_COMM_LEN,
     watch::{Answer, AnsweredKey, CAPTURE_MAX, FrameReport, MAX_ADDRESSES, MAX_SOURCES, Source},
@@ -32,8 +33,11 @@ const MAX_TASK_NAMES: u32 = 32;
 const MAX_BEARERS: u32 = 1024;
 /// About 900 withheld messages in flight: a bind makes a few dozen.
 const REPORTS_BYTES: u32 = 64 * 1024;
-/// About 250 refused requests in flight: a daemon makes one for each of its addresses.
+/// About 250 requests in flight: a daemon makes one for each of its addresses. What finds no room is in
+/// [`LAST_WORDS`].
 const INTENTS_BYTES: u32 = 16 * 1024;
+/// Twice as many addresses as the engine remembers.
+const MAX_LAST_WORDS: u32 = 8192;
 const TASKS_BYTES: u32 = 16 * 1024;
 /// About 160 adverts of the greatest length in flight, or 2,000 of the usual one.
 const FRAMES_BYTES: u32 = 256 * 1024;
@@ -62,6 +66,9 @@ pub(crate) static COMMAND_PORTS: HashMap<u32, u32> =
 pub(crate) static REPORTS: RingBuf = RingBuf::with_byte_size(REPORTS_BYTES, 0);
 #[map]
 pub(crate) static INTENTS: RingBuf = RingBuf::with_byte_size(INTENTS_BYTES, 0);
+#[map]
+pub(crate) static LAST_WORDS: HashMap<WordKey, IntentReport> =
+    HashMap::with_max_entries(MAX_LAST_WORDS, 0);
 /// By the task in whose context it was announced.
 #[map]
 pub(crate) static ANNOUNCED: LruHashMap<u64, Announced> =
@@ -124,6 +131,8 @@ pub(crate) struct Announced {
     pub(crate) time_ns: u64,
     pub(crate) address: [u8; 16],
     pub(crate) ifindex: u32,
+    /// Of the request for which it was.
+    pub(crate) sequence: u32,
     pub(crate) message_type: u16,
     pub(crate) family: u8,
     pub(crate) prefix_len: u8,

@@ -17,7 +17,7 @@ pub(crate) const NLM_F_MULTI: u16 = 2;
 pub(crate) const NLA_TYPE_MASK: u16 = 0x3fff;
 /// `linux/socket.h`.
 pub(crate) const AF_BRIDGE: u8 = 7;
-const AF_INET: u8 = 2;
+pub(crate) const AF_INET: u8 = 2;
 pub(crate) const AF_INET6: u8 = 10;
 /// `linux/if.h`.
 pub(crate) const IFF_UP: u32 = 1 << 0;

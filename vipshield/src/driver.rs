@@ -1,15 +1,23 @@
 //! The driver: the only reader of the clock, and the only place where things are done.
 //!
 //! It hands events to the engine and carries out its actions, one after the other, in one thread.
-//! Nothing it does waits for anything but the kernel's answer to a request.
+//! Nothing it does waits for anything but the kernel's answer to a request, and what a wake does is bounded
+//! ([`work`]).
 
 mod answers;
 mod attach;
 mod look;
 mod switches;
 mod tasks;
+pub mod work;
 
-use std::{collections::VecDeque, future::pending, io, net::IpAddr, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::{pending, ready},
+    io,
+    net::IpAddr,
+    time::Duration,
+};
 
 use log::{Level, debug, log, warn};
 use nix::time::{ClockId, clock_gettime};
@@ -25,6 +33,7 @@ use self::{
     attach::{cookies, guard, listen, set_opening},
     look::Looks,
     switches::Inquiry,
+    work::{Hands, Source, Turn, Work},
 };
 use crate::{
     bpf::{self, BPFFS, BpfError, Pins, Programs, Pulse},
@@ -34,7 +43,7 @@ use crate::{
     metrics::Scrapes,
     net::{
         AnnounceError, Announcer, Carrier, CarryError, ClsactError, GroupError, Groups, Monitor,
-        MonitorError, Replay, ReplayError, VipError, Vips,
+        MonitorError, Read, Replay, ReplayError, VipError, Vips,
     },
     status::{Answer, Request, Server, Status},
     watch::watch,
@@ -130,22 +139,21 @@ pub struct Driver {
     parts: Parts,
     /// The guard's heartbeat.
     pulse: Pulse,
-    engine: Engine,
+    work: Work,
     started: Duration,
     /// What was told lately, with when.
     recent: VecDeque<(Duration, Notice)>,
     looks: Looks,
     inquiry: Inquiry,
-    finished: bool,
 }
 
 /// What woke the driver.
 enum Wake {
+    Intents(Vec<Event>),
     Events(Vec<Event>),
     /// Some were lost. These were heard before.
     EventsLost(Vec<Event>),
     Beat,
-    Tick,
     Scan,
     Tasks(Vec<TaskEvent>),
     /// Whether switches take new flows.
@@ -161,22 +169,31 @@ impl Driver {
         let mut terminate = signal(SignalKind::terminate()).map_err(DriverError::Signal)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(DriverError::Signal)?;
         let mut driver = Self {
-            engine: Engine::new(parts.config.clone()),
+            work: Work::new(Engine::new(parts.config.clone())),
             pulse: parts.programs.keep_heartbeat(monotonic_ns)?,
             parts,
             started: monotonic()?,
             recent: VecDeque::with_capacity(RECENT),
             looks: Looks::default(),
             inquiry: Inquiry::default(),
-            finished: false,
         };
         driver.begin().await?;
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !driver.finished {
-            let wake = driver.wait(&mut beat, &mut terminate, &mut interrupt).await?;
-            driver.pulse.alive();
-            driver.serve(wake).await?;
+        while !driver.work.finished {
+            let mut turn = Turn::default();
+            let mut due = driver.next(&mut turn, &mut beat, &mut terminate, &mut interrupt).await?;
+            // Here and nowhere else, or a loop that never comes back would withhold for ever.
+            if driver.work.wake(monotonic()?) {
+                driver.pulse.alive();
+            }
+            while let Some(wake) = due.take() {
+                driver.serve(wake).await?;
+                if !driver.work.finished {
+                    due = driver.next(&mut turn, &mut beat, &mut terminate, &mut interrupt).await?;
+                }
+            }
+            driver.settle().await?;
         }
         let Self { parts: Parts { mut programs, carrier, pins, .. }, pulse, .. } = driver;
         drop(pulse);
@@ -192,33 +209,37 @@ impl Driver {
 
     /// Alive before anything is guarded, and everything seen before anything is decided.
     async fn begin(&mut self) -> Result<(), DriverError> {
-        let snapshot = self.parts.monitor.snapshot(Vec::new()).await?;
+        let snapshot = self.parts.monitor.snapshot().await?;
         let (daemons, _) = self.look()?;
         let names = self.parts.pins.names(&cookies(&daemons));
-        self.feed(Event::Inherited { names }).await?;
-        self.feed(snapshot).await?;
-        self.feed(Event::Daemons { daemons }).await?;
+        self.feed([Event::Inherited { names }]).await?;
+        self.feed([snapshot]).await?;
+        self.feed([Event::Daemons { daemons }]).await?;
         match self.parts.vips.moved().await {
             Ok(moved) => {
                 let addresses = moved.into_iter().map(|(_, address)| address).collect();
-                self.feed(Event::Moved { addresses }).await?;
+                self.feed([Event::Moved { addresses }]).await?;
             }
             Err(error) => warn!("what an earlier vipshield has moved cannot be told: {error}"),
         }
+        self.settle().await?;
         // Only now does the table of NICs say as much as that of the one before.
         self.parts.pins.keep(&self.parts.programs);
         Ok(())
     }
 
-    async fn wait(
+    /// What is due, of each source once in a wake; waits for the first. None: all that had something had
+    /// their turn.
+    async fn next(
         &mut self,
+        turn: &mut Turn,
         beat: &mut tokio::time::Interval,
         terminate: &mut Signal,
         interrupt: &mut Signal,
-    ) -> Result<Wake, DriverError> {
+    ) -> Result<Option<Wake>, DriverError> {
         let now = monotonic()?;
         let tick =
-            self.engine.next_deadline().map(|deadline| clock() + deadline.saturating_sub(now));
+            self.work.engine.next_deadline().map(|deadline| clock() + deadline.saturating_sub(now));
         let scan = self.looks.next();
         let Parts { programs, monitor, server, scrapes, .. } = &mut self.parts;
         let mut events = Vec::new();
@@ -226,85 +247,109 @@ impl Driver {
         let mut intents = Vec::new();
         let mut tasks = Vec::new();
         let mut frames = Vec::new();
-        let wake = tokio::select! {
+        let had = *turn;
+        let is_over = had.has_begun() || self.work.is_behind();
+        let (source, wake) = tokio::select! {
             biased;
-            _ = beat.tick() => Wake::Beat,
+            _ = beat.tick(), if had.awaits(Source::Beat) => (Source::Beat, Wake::Beat),
             // Before what the monitor says: whose an IPv6 address is has to be known when it appears.
-            read = programs.intents.read(|record| intents.extend(bpf::intent(record))) => {
+            read = programs.intents.read(|record| intents.extend(bpf::intent(record))),
+                if had.awaits(Source::Intents) =>
+            {
                 read?;
-                Wake::Events(intents)
+                (Source::Intents, Wake::Intents(intents))
             }
-            complete = monitor.read(|event| events.push(event)) => {
-                if complete? { Wake::Events(events) } else { Wake::EventsLost(events) }
+            read = monitor.read(|event| events.push(event)), if had.awaits(Source::Monitor) => {
+                let wake = match read? {
+                    Read::Complete | Read::Losing => Wake::Events(events),
+                    Read::Lost => Wake::EventsLost(events),
+                };
+                (Source::Monitor, wake)
             }
-            read = programs.reports.read(|record| reports.extend(bpf::withheld(record))) => {
+            read = programs.reports.read(|record| reports.extend(bpf::withheld(record))),
+                if had.awaits(Source::Reports) =>
+            {
                 read?;
-                Wake::Events(
-                    reports.into_iter().map(|message| Event::Withheld { message }).collect(),
-                )
+                let events = reports.into_iter().map(|message| Event::Withheld { message });
+                (Source::Reports, Wake::Events(events.collect()))
             }
-            read = programs.frames.read(|record| frames.extend(bpf::heard(record))) => {
+            read = programs.frames.read(|record| frames.extend(bpf::heard(record))),
+                if had.awaits(Source::Frames) =>
+            {
                 read?;
-                Wake::Events(vec![Event::Heard { frames }])
+                (Source::Frames, Wake::Events(vec![Event::Heard { frames }]))
             }
-            read = programs.tasks.read(|record| tasks.extend(bpf::task_event(record))) => {
+            read = programs.tasks.read(|record| tasks.extend(bpf::task_event(record))),
+                if had.awaits(Source::Tasks) =>
+            {
                 read?;
-                Wake::Tasks(tasks)
+                (Source::Tasks, Wake::Tasks(tasks))
             }
-            () = at(tick) => Wake::Tick,
-            () = at(scan) => Wake::Scan,
-            found = self.inquiry.answer() => Wake::Switches(found),
-            _ = terminate.recv() => Wake::Stop("SIGTERM"),
-            _ = interrupt.recv() => Wake::Stop("SIGINT"),
-            Some((request, back)) = server.next() => Wake::Asked(request, back),
-            Some(back) = next_scrape(scrapes) => Wake::Scraped(back),
+            () = at(tick), if had.awaits(Source::Deadline) => {
+                (Source::Deadline, Wake::Events(vec![Event::Tick]))
+            }
+            () = at(scan), if had.awaits(Source::Scan) => (Source::Scan, Wake::Scan),
+            found = self.inquiry.answer(), if had.awaits(Source::Switches) => {
+                (Source::Switches, Wake::Switches(found))
+            }
+            _ = terminate.recv(), if had.awaits(Source::Signals) => {
+                (Source::Signals, Wake::Stop("SIGTERM"))
+            }
+            _ = interrupt.recv(), if had.awaits(Source::Signals) => {
+                (Source::Signals, Wake::Stop("SIGINT"))
+            }
+            Some((request, back)) = server.next(), if had.awaits(Source::Requests) => {
+                (Source::Requests, Wake::Asked(request, back))
+            }
+            Some(back) = next_scrape(scrapes), if had.awaits(Source::Scrapes) => {
+                (Source::Scrapes, Wake::Scraped(back))
+            }
+            () = ready(()), if is_over => return Ok(None),
         };
-        Ok(wake)
+        turn.take(source);
+        Ok(Some(wake))
     }
 
     async fn serve(&mut self, wake: Wake) -> Result<(), DriverError> {
         match wake {
-            Wake::Events(events) => {
-                for event in events {
-                    self.feed(event).await?;
-                }
+            Wake::Intents(intents) => {
+                let late = self.parts.programs.late_intents()?;
+                self.feed(intents.into_iter().chain(late)).await?;
             }
-            Wake::EventsLost(events) => {
-                let intents = events.into_iter().filter_map(|event| match event {
-                    Event::Intent { intent } => Some(intent),
-                    _ => None,
-                });
-                let snapshot = self.parts.monitor.snapshot(intents.collect()).await?;
-                self.feed(snapshot).await?;
+            Wake::Events(events) => self.feed(events).await?,
+            Wake::EventsLost(intents) => {
+                // What daemons say is not lost: what they said last of each address is kept.
+                let words = self.parts.programs.last_words()?;
+                let snapshot = self.parts.monitor.snapshot().await?;
+                self.feed(intents.into_iter().chain(words).chain([snapshot])).await?;
             }
             Wake::Beat => {
                 if !self.pulse.is_kept() {
                     return Err(DriverError::Heartbeat);
                 }
                 self.renew().await;
-                self.inquiry.make(self.engine.switches().into_keys());
+                self.inquiry.make(self.work.engine.switches().into_keys());
+                // The ring buffer wakes before it is counted that something had no room in it.
+                let late = self.parts.programs.late_intents()?;
+                self.feed(late).await?;
             }
             Wake::Switches(found) => {
-                let known = self.engine.switches();
-                for (ifindex, served) in found {
-                    if known.get(&ifindex).is_some_and(|known| *known != served) {
-                        self.feed(Event::Switch { ifindex, served }).await?;
-                    }
-                }
+                let known = self.work.engine.switches();
+                let is_news = |(ifindex, served): &(u32, bool)| {
+                    known.get(ifindex).is_some_and(|known| known != served)
+                };
+                let news = found.into_iter().filter(is_news);
+                self.feed(news.map(|(ifindex, served)| Event::Switch { ifindex, served })).await?;
             }
-            Wake::Tick => self.feed(Event::Tick).await?,
             Wake::Scan => self.scan().await?,
             Wake::Tasks(tasks) => {
-                if tasks::is_hint(&tasks) {
-                    self.feed(Event::Hint).await?;
-                }
                 let kin = |pid| self.parts.scanner.kin(pid);
+                let hint = tasks::is_hint(&tasks).then_some(Event::Hint);
+                let turnover = tasks::is_turnover(&tasks, kin).then_some(Event::Turnover);
                 if let Some((scope, delays)) = tasks::looks(&tasks, kin) {
                     self.looks.soon(scope, delays);
                 }
-                if tasks::is_turnover(&tasks, kin) {
-                    self.feed(Event::Turnover).await?;
-                }
+                self.feed(hint.into_iter().chain(turnover)).await?;
             }
             Wake::Asked(request, back) => {
                 let answer = match request {
@@ -319,7 +364,7 @@ impl Driver {
             }
             Wake::Stop(signal) => {
                 debug!("{signal}");
-                self.feed(Event::Stop).await?;
+                self.feed([Event::Stop]).await?;
             }
         }
         Ok(())
@@ -327,7 +372,7 @@ impl Driver {
 
     /// What is carried ends by itself soon after vipshield does.
     async fn renew(&self) {
-        for (ifindex, plan) in self.engine.carried() {
+        for (ifindex, plan) in self.work.engine.carried() {
             // The transition may have moved on in this very moment; if not, the next beat comes long
             // before the lifetime ends.
             match timeout(ANSWER, self.parts.carrier.renew(ifindex, plan)).await {
@@ -338,33 +383,49 @@ impl Driver {
         }
     }
 
-    /// Hands an event to the engine and carries out what follows, and what follows from that.
-    async fn feed(&mut self, event: Event) -> Result<(), DriverError> {
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
-            debug!("{event:?}");
-            self.engine.handle(event, monotonic()?);
-            self.pulse.alive();
-            while let Some(action) = self.engine.poll_action() {
-                match action {
-                    Action::Tell { notice } => self.tell(notice)?,
-                    Action::Finish => self.finished = true,
-                    action => {
-                        let done = timeout(ANSWER, self.carry_out(&action)).await;
-                        events.push_back(match done.map_err(Into::into).flatten() {
-                            Ok(()) => Event::Succeeded { action },
-                            Err(error) => Event::Failed { action, error: causes(&error) },
-                        });
-                    }
-                }
-            }
-        }
-        Ok(())
+    /// Hands events to the engine and carries out what follows.
+    async fn feed(&mut self, events: impl IntoIterator<Item = Event>) -> Result<(), DriverError> {
+        let Self { parts, looks, recent, work, .. } = self;
+        work.feed(events, &mut Adapters { parts, looks, recent }).await
     }
 
-    async fn carry_out(&mut self, action: &Action) -> Result<(), ActionError> {
-        let Parts { programs, replay, carrier, groups, vips, announcer, scanner, .. } =
-            &mut self.parts;
+    async fn settle(&mut self) -> Result<(), DriverError> {
+        let Self { parts, looks, recent, work, .. } = self;
+        work.settle(&mut Adapters { parts, looks, recent }).await
+    }
+}
+
+/// What actions are carried out with.
+struct Adapters<'a> {
+    parts: &'a mut Parts,
+    looks: &'a mut Looks,
+    recent: &'a mut VecDeque<(Duration, Notice)>,
+}
+
+impl Hands for Adapters<'_> {
+    type Error = DriverError;
+
+    fn now(&self) -> Result<Duration, DriverError> {
+        monotonic()
+    }
+
+    async fn carry_out(
+        &mut self,
+        engine: &Engine,
+        action: &Action,
+    ) -> Result<Result<(), String>, DriverError> {
+        if let Action::Tell { notice } = action {
+            self.tell(notice.clone())?;
+            return Ok(Ok(()));
+        }
+        let done = timeout(ANSWER, self.try_to(engine, action)).await;
+        Ok(done.map_err(Into::into).flatten().map_err(|error| causes(&error)))
+    }
+}
+
+impl Adapters<'_> {
+    async fn try_to(&mut self, engine: &Engine, action: &Action) -> Result<(), ActionError> {
+        let Parts { programs, replay, carrier, groups, vips, announcer, scanner, .. } = self.parts;
         match action {
             Action::SetPolicy { ifindex, name, withhold } => {
                 programs.set_policy(*ifindex, name, *withhold)?;
@@ -393,7 +454,7 @@ impl Driver {
                 daemons::speak_from_anywhere(daemons::borrow(*socket)?, *from_anywhere)?;
             }
             Action::Carry { ifindex, old, new } => {
-                let beside = self.engine.carried_beside(*ifindex);
+                let beside = engine.carried_beside(*ifindex);
                 carrier.change(*ifindex, old, new, &beside).await?;
             }
             Action::Shunt { ifindex, shunt } => {

@@ -232,9 +232,7 @@ async fn cleanup(options: Cleanup) -> Result<()> {
     let moved: Vec<&Daemon> = found.iter().filter(left_behind).collect();
     let vips = Vips::new(handle.clone(), handle.clone());
     let mut homes = Vec::new();
-    if let Event::Snapshot { links, .. } =
-        Monitor::open(handle.clone())?.snapshot(Vec::new()).await?
-    {
+    if let Event::Snapshot { links, .. } = Monitor::open(handle.clone())?.snapshot().await? {
         for daemon in moved {
             homes.extend(give_back_sockets(daemon, &links)?);
         }

@@ -6,6 +6,7 @@ mod failures;
 mod forged;
 mod ground;
 mod left;
+mod many;
 mod matrix;
 mod middle;
 mod midway;
@@ -172,6 +173,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(uplinks::scenarios());
     all.extend(failover::scenarios());
     all.extend(owners::scenarios());
+    all.extend(many::scenarios());
     all.extend(real_failures::scenarios());
     all.extend(restarts::scenarios());
     all.extend(scripts::scenarios());

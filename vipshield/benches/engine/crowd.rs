@@ -120,7 +120,6 @@ impl Crowd {
             routes: std::iter::once((crowd.holder(), default_route()))
                 .chain(numbers.map(|number| (FIRST_POD + number, pod_route(number))))
                 .collect(),
-            intents: Vec::new(),
         });
         crowd.tell(Event::Daemons { daemons: vec![keepalived(crowd.holder())] });
         // What is new settles.

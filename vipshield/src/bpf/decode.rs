@@ -49,16 +49,27 @@ pub(super) fn withheld(report: &GuardReport) -> Option<Withheld> {
 
 pub(super) fn intent(report: &IntentReport) -> Option<Event> {
     if report.error == 0 && report.family == 0 {
-        return Some(Event::Granted { port: report.port });
+        return Some(Event::Granted { port: report.port, sequence: report.sequence });
     }
-    let intent = Intent {
+    said(report).map(|intent| Event::Intent { intent })
+}
+
+fn said(report: &IntentReport) -> Option<Intent> {
+    Some(Intent {
         port: report.port,
         sequence: report.sequence,
         address: Address { ip: ip(report.family, report.address)?, prefix_len: report.prefix_len },
         wanted: report.message_type == RTM_NEWADDR,
         refused: report.error != 0,
-    };
-    Some(Event::Intent { intent })
+    })
+}
+
+/// The last words on addresses, and what names none.
+pub(super) fn last_words(reports: &[IntentReport]) -> Vec<Event> {
+    let (named, nameless): (Vec<_>, Vec<_>) = reports.iter().partition(|it| it.family != 0);
+    let intents = named.into_iter().filter_map(said).collect();
+    let nameless = nameless.into_iter().filter_map(intent);
+    std::iter::once(Event::LastWords { intents }).chain(nameless).collect()
 }
 
 pub(super) fn heard(report: &FrameReport, bytes: &[u8]) -> Option<Heard> {
@@ -159,7 +170,7 @@ mod tests {
         report.error = 0;
         assert_eq!(intent(&report), event(Intent { wanted: true, refused: false, ..given_up }));
         report.family = 0;
-        assert_eq!(intent(&report), Some(Event::Granted { port: 77 }));
+        assert_eq!(intent(&report), Some(Event::Granted { port: 77, sequence: 9 }));
         report.family = 7;
         assert_eq!(intent(&report), None);
     }

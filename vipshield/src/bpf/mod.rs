@@ -30,6 +30,7 @@ use self::{
     classifiers::Classifiers,
     filters::{Filters, Kind},
     heartbeat::Heartbeat,
+    last_words::LastWords,
     opening::Openings,
     sentry::PortSentries,
     shunt::Shunts,
@@ -54,6 +55,7 @@ mod comparisons;
 mod decode;
 mod filters;
 mod heartbeat;
+mod last_words;
 mod opening;
 mod pins;
 mod sentry;
@@ -138,6 +140,7 @@ pub struct Programs {
     command_ports: HashMap<MapData, u32, u32>,
     replayed: HashMap<MapData, AddressKey, u32>,
     counters: PerCpuArray<MapData, u64>,
+    last_words: LastWords,
     classifiers: Classifiers,
     shunts: Shunts,
     watches: Watches,
@@ -203,6 +206,7 @@ impl Programs {
             command_ports: take(&mut ebpf, maps::COMMAND_PORTS)?,
             replayed: take(&mut ebpf, maps::REPLAYED)?,
             counters: take(&mut ebpf, maps::COUNTERS)?,
+            last_words: LastWords::new(take(&mut ebpf, maps::LAST_WORDS)?),
             reports: Ring::new(take(&mut ebpf, maps::REPORTS)?)?,
             intents: Ring::new(take(&mut ebpf, maps::INTENTS)?)?,
             tasks: Ring::new(take(&mut ebpf, maps::TASKS)?)?,
@@ -372,7 +376,29 @@ impl Programs {
 
     /// Drops what is known of a socket that is gone.
     pub fn forget_socket(&mut self, cookie: u64) -> Result<(), BpfError> {
-        self.filters.forget(cookie)
+        self.filters.forget(cookie)?;
+        self.last_words.forget(cookie)
+    }
+
+    /// What was said on command sockets and found no room in [`Self::intents`] since this was last
+    /// asked: the last words on all addresses. Those of a request that is known may be among them.
+    pub fn late_intents(&mut self) -> Result<Vec<Event>, BpfError> {
+        let late = self.counter(Counter::IntentsLate)?;
+        if !self.last_words.are_news(late) {
+            return Ok(Vec::new());
+        }
+        self.last_words()
+    }
+
+    /// The last word of each command socket on each address. What was granted for IPv4 is among it.
+    pub fn last_words(&mut self) -> Result<Vec<Event>, BpfError> {
+        let words = self.last_words.read()?;
+        Ok(decode::last_words(&words))
+    }
+
+    /// How many requests found no room anywhere.
+    pub fn intents_lost(&self) -> Result<u64, BpfError> {
+        self.counter(Counter::IntentsLost)
     }
 
     /// All counters, summed over the CPUs.

@@ -8,7 +8,7 @@ use crate::status::{PastEvent, Status};
 impl Driver {
     pub(super) fn status(&self) -> Result<Status, DriverError> {
         let now = monotonic()?;
-        let engine = self.engine.status(now);
+        let engine = self.work.engine.status(now);
         let mut counters: BTreeMap<String, u64> = self
             .parts
             .programs
@@ -19,6 +19,8 @@ impl Driver {
         let withheld =
             counters.iter().filter(|(name, _)| name.starts_with("guard_withheld_")).map(|(_, n)| n);
         let withheld = withheld.sum();
+        let mut warnings = engine.warnings;
+        warnings.extend(requests_lost(self.parts.programs.intents_lost()?));
         counters.insert("withheld".to_owned(), withheld);
         counters.insert("released".to_owned(), engine.released);
         counters.insert("rebound".to_owned(), engine.rebound);
@@ -33,7 +35,7 @@ impl Driver {
             ready: engine.ready,
             nics: engine.nics,
             missing: engine.missing,
-            warnings: engine.warnings,
+            warnings,
             daemons: engine.daemons,
             routers: engine.routers,
             claims: engine.claims,
@@ -52,6 +54,16 @@ impl Driver {
             })
             .collect())
     }
+}
+
+/// What daemons asked for and nobody knows of.
+fn requests_lost(lost: u64) -> Option<String> {
+    (lost > 0).then(|| {
+        format!(
+            "{lost} requests of daemons about addresses were lost: they spoke of more of them than there \
+             is room for; an address that was given up may be on a bridge still: restart the daemon"
+        )
+    })
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -92,21 +92,18 @@ impl Driver {
     /// A look that fails leaves all as it was: nothing follows from it but that the operator hears of
     /// it. Daemons that are gone are seen to be all the same.
     pub(super) async fn scan(&mut self) -> Result<(), DriverError> {
-        let event = match self.look() {
+        let (turnover, event) = match self.look() {
             Ok((daemons, died)) => {
                 // Before the kernel's word of it, or where that is not understood.
-                if died {
-                    self.feed(Event::Turnover).await?;
-                }
-                Event::Daemons { daemons }
+                (died.then_some(Event::Turnover), Event::Daemons { daemons })
             }
             Err(DriverError::Scan(error)) => {
                 let gone = self.parts.scanner.gone();
-                Event::DaemonsUnknown { error: causes(&error), gone }
+                (None, Event::DaemonsUnknown { error: causes(&error), gone })
             }
             Err(error) => return Err(error),
         };
-        self.feed(event).await
+        self.feed(turnover.into_iter().chain([event])).await
     }
 
     /// Looks for daemons, and says when to look next. The second value: whether one has died.

@@ -14,7 +14,7 @@ use super::{
 
 /// Something to be done. Every action but [`Tell`](Action::Tell) and [`Finish`](Action::Finish)
 /// comes back as [`Succeeded`](super::Event::Succeeded) or [`Failed`](super::Event::Failed).
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "action", rename_all = "snake_case")]
 pub enum Action {
     /// Make the guard withhold exactly this about a NIC.

@@ -3,12 +3,18 @@
 //! A daemon announces its VIP when it takes it, on the interface that it knows. Of a move it knows
 //! nothing, and neither do the switches on the way, or a bridge on which the address is new.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use super::{Engine, action::Action};
 
 /// How often a move is announced. RFC 5944 (4.6) and RFC 4861 (7.2.6) let single frames be lost.
 const TIMES: u8 = 3;
+/// So many are made at a time: what else is due has its turn in between.
+const AT_A_TIME: usize = 64;
 /// The time between two announcements (`MAX_NEIGHBOR_ADVERTISEMENT` frames, `RetransTimer` apart).
 const PACE: Duration = Duration::from_secs(1);
 
@@ -33,7 +39,7 @@ impl Announcer {
     /// to be announced at once.
     fn look(
         &mut self,
-        wanted: &[IpAddr],
+        wanted: &BTreeSet<IpAddr>,
         places: &BTreeMap<IpAddr, (u32, bool)>,
         now: Duration,
     ) -> Vec<(IpAddr, u32)> {
@@ -46,7 +52,7 @@ impl Announcer {
             if moved {
                 *place = fresh;
             }
-            if place.left > 0 && place.next <= now {
+            if place.left > 0 && place.next <= now && due.len() < AT_A_TIME {
                 place.left -= 1;
                 place.next = now.saturating_add(PACE);
                 due.push((*ip, *ifindex));
@@ -68,7 +74,7 @@ impl Announcer {
 impl Engine {
     /// Announces VIPs that have moved.
     pub(super) fn announce(&mut self, now: Duration) {
-        let wanted: Vec<IpAddr> = self.world.vips.spoken_for().collect();
+        let wanted: BTreeSet<IpAddr> = self.world.vips.spoken_for().collect();
         let mut places = BTreeMap::new();
         for nic in self.nics.values() {
             let Some(bearer) = nic.bearer else { continue };

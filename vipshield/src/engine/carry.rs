@@ -51,7 +51,7 @@ impl Route {
 }
 
 /// What is in force for one NIC. The empty plan is none.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Plan {
     /// Delivered to this node, on whatever interface they are or if they are on none.
     pub addresses: BTreeSet<IpAddr>,
@@ -91,7 +91,7 @@ impl Plan {
 
 /// NIC and bearer as one wire, past the bridge between them, in the moments in which the bridge
 /// does not forward and userspace does not know yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Shunt {
     /// Interface index of the other end: the bridge that has the NIC's addresses.
     pub bearer: u32,
@@ -100,7 +100,7 @@ pub struct Shunt {
 }
 
 /// What throws a [`Shunt`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trigger {
     /// The NIC becomes a port.

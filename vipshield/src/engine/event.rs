@@ -25,8 +25,6 @@ pub enum Event {
         addresses: Vec<(u32, Address)>,
         /// Every route of the main table with its interface index, or 0.
         routes: Vec<(u32, Route)>,
-        /// What was heard before of what processes asked for: no snapshot shows that.
-        intents: Vec<Intent>,
     },
     /// A link appeared or changed.
     Link {
@@ -72,6 +70,12 @@ pub enum Event {
         /// What exactly.
         intent: Intent,
     },
+    /// The last that processes asked of each address, as it is kept where nothing is lost: whatever else
+    /// was, or will be, heard of it is older.
+    LastWords {
+        /// What exactly.
+        intents: Vec<Intent>,
+    },
     /// Addresses that an earlier vipshield has moved for a daemon, and that are still there. Told
     /// once, when the daemons are known.
     Moved {
@@ -82,6 +86,8 @@ pub enum Event {
     Granted {
         /// Netlink port from which it asked.
         port: u32,
+        /// Sequence number of the request.
+        sequence: u32,
     },
     /// A route of the main table appeared or changed.
     Route {

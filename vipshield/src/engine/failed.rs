@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use super::{Engine, action::Action, notice::Weight, tell};
 
+/// So many are tried again at a time: what else is due has its turn in between.
+const AT_A_TIME: usize = 64;
+
 /// After a failed action the same is tried again no sooner than this.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -16,7 +19,10 @@ const RETRY_OPTIONAL: Duration = Duration::from_secs(30);
 /// An action that failed, until it succeeds or is not wanted any more.
 #[derive(Debug)]
 pub(super) struct Failure {
-    pub(super) action: Action,
+    /// What the action is called.
+    name: String,
+    /// What can be done about it.
+    remedy: &'static str,
     /// What the system said.
     pub(super) error: String,
     /// How often in a row.
@@ -32,25 +38,25 @@ pub(super) struct Failure {
 impl Failure {
     /// As the status has it.
     pub(super) fn warning(&self) -> String {
-        format!("{}: {}; {}", self.action, self.error, remedy(&self.action))
+        format!("{}: {}; {}", self.name, self.error, self.remedy)
     }
 }
 
 impl Engine {
     /// Whether an action may not be tried yet, because it has just failed.
     pub(super) fn is_put_off(&mut self, action: &Action) -> bool {
-        let waiting = |it: &&mut Failure| it.action == *action && !it.under_way;
-        self.failed.iter_mut().find(waiting).map(|failure| failure.missed = true).is_some()
+        let failed = self.failed.get_mut(action).filter(|failure| !failure.under_way);
+        failed.map(|failure| failure.missed = true).is_some()
     }
 
     /// Begins a look at everything. Returns what may be tried again now.
     pub(super) fn retries(&mut self, now: Duration) -> Vec<Action> {
         let mut due = Vec::new();
-        for failure in &mut self.failed {
+        for (action, failure) in &mut self.failed {
             failure.missed = false;
-            if !failure.under_way && failure.again <= now {
+            if !failure.under_way && failure.again <= now && due.len() < AT_A_TIME {
                 failure.under_way = true;
-                due.push(failure.action.clone());
+                due.push(action.clone());
             }
         }
         due
@@ -60,9 +66,9 @@ impl Engine {
     /// when it would be tried again.
     pub(super) fn settle_failures(&mut self) {
         let mut failed = std::mem::take(&mut self.failed);
-        failed.retain(|failure| !failure.under_way || self.pending.contains(&failure.action));
-        for failure in &mut failed {
-            failure.missed |= self.is_still_owed(&failure.action);
+        failed.retain(|action, failure| !failure.under_way || self.pending.contains(action));
+        for (action, failure) in &mut failed {
+            failure.missed |= self.is_still_owed(action);
         }
         self.failed = failed;
     }
@@ -113,49 +119,48 @@ impl Engine {
     }
 
     /// What failed and is to be done still.
-    pub(super) fn to_mend(&self) -> impl Iterator<Item = &Failure> {
-        self.failed.iter().filter(|failure| failure.missed || failure.under_way)
+    pub(super) fn to_mend(&self) -> impl Iterator<Item = (&Action, &Failure)> {
+        self.failed.iter().filter(|(_, failure)| failure.missed || failure.under_way)
     }
 
     /// When something may be tried again.
     pub(super) fn next_retry(&self) -> Option<Duration> {
-        self.failed.iter().filter(|it| !it.under_way).map(|failure| failure.again).min()
+        self.failed.values().filter(|it| !it.under_way).map(|failure| failure.again).min()
     }
 
     /// Whether all that failed can be done without.
     pub(super) fn does_without(&self) -> bool {
-        self.to_mend().all(|failure| is_optional(&failure.action))
+        self.to_mend().all(|(action, _)| is_optional(action))
     }
 
     pub(super) fn note_failure(&mut self, action: Action, error: &str, now: Duration) {
-        let before = self.failed.iter().position(|failure| failure.action == action);
-        let before = before.map(|at| self.failed.swap_remove(at));
+        let before = self.failed.remove(&action);
+        let name = action.to_string();
         // The same words are no news, even if it is about another plan.
-        let said = |failure: &Failure| {
-            failure.error == error && failure.action.to_string() == action.to_string()
-        };
-        let is_known = before.iter().chain(&self.failed).any(said);
+        let said = |failure: &Failure| failure.error == error && failure.name == name;
+        let is_known = before.iter().chain(self.failed.values()).any(said);
         let times = before.map_or(0, |failure| failure.times).saturating_add(1);
         let pause = pause(&action, times);
         let (weight, text) = if is_known {
-            (Weight::Detail, format!("{action}: {error}, {times} times by now"))
+            (Weight::Detail, format!("{name}: {error}, {times} times by now"))
         } else {
-            (Weight::Warning, format!("{action}: {error}; {}", remedy(&action)))
+            (Weight::Warning, format!("{name}: {error}; {}", remedy(&action)))
         };
         tell(&mut self.actions, weight, None, text);
-        self.failed.push(Failure {
-            action,
+        let failure = Failure {
+            name,
+            remedy: remedy(&action),
             error: error.to_owned(),
             times,
             again: now.saturating_add(pause),
             under_way: false,
             missed: true,
-        });
+        };
+        self.failed.insert(action, failure);
     }
 
     pub(super) fn note_success(&mut self, action: &Action) {
-        let failed = self.failed.iter().position(|failure| failure.action == *action);
-        if let Some(failure) = failed.map(|at| self.failed.swap_remove(at)) {
+        if let Some(failure) = self.failed.remove(action) {
             let times = failure.times;
             let text = format!("{action}: done, after {times} attempts that failed");
             tell(&mut self.actions, Weight::Info, None, text);

@@ -17,10 +17,7 @@ impl Engine {
     /// Returns whether what there is to do may be something else now.
     pub(super) fn take_in(&mut self, event: Event, now: Duration) -> bool {
         match event {
-            Event::Snapshot { links, addresses, routes, intents } => {
-                for intent in &intents {
-                    self.intent_heard(intent, now);
-                }
+            Event::Snapshot { links, addresses, routes } => {
                 self.flashes.clear();
                 self.begin_with(links, addresses, routes);
             }
@@ -61,8 +58,13 @@ impl Engine {
             }
             Event::Heard { frames } => return self.heard(frames, now),
             Event::Intent { intent } => return self.intent_heard(&intent, now),
+            Event::LastWords { intents } => {
+                for intent in &intents {
+                    self.word_kept(intent, now);
+                }
+            }
             Event::Moved { addresses } => self.inherit(&addresses, now),
-            Event::Granted { port } => return self.granted(port, now),
+            Event::Granted { port, sequence } => return self.granted(port, sequence, now),
             Event::Route { ifindex, route, replaces } => {
                 let to = (route.destination, route.prefix_len, route.metric);
                 let concerns = replaces && self.route_replaced(to);
@@ -173,12 +175,29 @@ impl Engine {
         if ip.is_ipv6() && !intent.wanted && !intent.refused {
             self.nics.values_mut().for_each(|nic| nic.forget(intent.address));
         }
-        if self.world.vips.is_wanted(ip) != before {
+        self.tell_change_of_mind(pid, intent, before);
+        true
+    }
+
+    /// What a daemon said last of an address, whatever else was lost.
+    fn word_kept(&mut self, intent: &Intent, now: Duration) {
+        let Some(pid) = self.world.daemon_at(intent.port) else {
+            return self.world.vips.overhear(intent, now);
+        };
+        let before = self.world.vips.is_wanted(intent.address.ip);
+        self.world.vips.hear_last(pid, intent);
+        if !intent.wanted && !intent.refused {
+            self.nics.values_mut().for_each(|nic| nic.forget(intent.address));
+        }
+        self.tell_change_of_mind(pid, intent, before);
+    }
+
+    fn tell_change_of_mind(&mut self, pid: u32, intent: &Intent, before: bool) {
+        if self.world.vips.is_wanted(intent.address.ip) != before {
             let verb = if intent.wanted { "takes" } else { "gives up" };
             let text = format!("process {pid} {verb} {}", intent.address);
             tell(&mut self.actions, Weight::Info, None, text);
         }
-        true
     }
 
     /// A vipshield that was killed had moved these for a daemon that meant to have them. Which of
@@ -246,7 +265,7 @@ impl Engine {
             orphans.extend(self.world.vips.bury(*pid, now));
             let text = format!("{} {pid} is gone", daemon.name);
             tell(&mut self.actions, Weight::Info, None, text);
-            self.failed.retain(|failure| failure.action.pid() != Some(*pid));
+            self.failed.retain(|action, _| action.pid() != Some(*pid));
             self.pending.retain(|action| action.pid() != Some(*pid));
         }
         if died {
@@ -303,7 +322,7 @@ impl Engine {
     }
 
     fn succeeded(&mut self, action: &Action) {
-        self.pending.retain(|pending| pending != action);
+        self.pending.remove(action);
         self.note_success(action);
         match action {
             Action::Guard { socket } | Action::Listen { socket } => {
@@ -368,7 +387,7 @@ impl Engine {
     }
 
     fn action_failed(&mut self, action: Action, error: &str, now: Duration) {
-        self.pending.retain(|pending| *pending != action);
+        self.pending.remove(&action);
         self.failures += 1;
         match &action {
             Action::SetPolicy { ifindex, .. } => {

@@ -81,6 +81,9 @@ use self::{
 /// keepalived waits some seconds before it starts a process again that ended more than once.
 const TURNOVER: Duration = Duration::from_secs(10);
 
+/// So many truths are told at a time: what else is due has its turn in between.
+const TRUTHS_AT_A_TIME: usize = 64;
+
 /// What is heard of an IPv6 address within this time after its loss was said again is that.
 const FLASH: Duration = Duration::from_millis(500);
 
@@ -112,9 +115,11 @@ pub struct Engine {
     /// IPv6 addresses that were granted.
     grants: Grants,
     actions: VecDeque<Action>,
-    failed: Vec<Failure>,
+    failed: BTreeMap<Action, Failure>,
     /// Actions under way.
-    pending: Vec<Action>,
+    pending: BTreeSet<Action>,
+    /// Addresses that are to be taken off interfaces, and have not had their turn.
+    leaving: BTreeSet<(u32, Address)>,
     /// Guarded sockets whose daemons were told a NIC's address.
     introduced: BTreeSet<(SocketId, u32)>,
     /// Where VRRP sockets were bound when they were first seen; none for those that an earlier
@@ -169,8 +174,9 @@ impl Engine {
             flashes: Vec::new(),
             grants: Grants::default(),
             actions: VecDeque::new(),
-            failed: Vec::new(),
-            pending: Vec::new(),
+            failed: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            leaving: BTreeSet::new(),
             introduced: BTreeSet::new(),
             made: BTreeMap::new(),
             placed: BTreeMap::new(),
@@ -200,15 +206,29 @@ impl Engine {
 
     /// Takes in what was seen at `now`.
     pub fn handle(&mut self, event: Event, now: Duration) {
+        self.handle_all([event], now);
+    }
+
+    /// The same for all that was seen by `now`, in this order, before anything is decided.
+    pub fn handle_all(&mut self, events: impl IntoIterator<Item = Event>, now: Duration) {
+        let mut news = false;
         if self.stopping {
             return;
         }
-        let news = self.take_in(event, now);
+        for event in events {
+            news |= self.take_in(event, now);
+        }
         if self.stopping {
             self.let_go();
         } else if self.started {
             self.look(news, now);
         }
+    }
+
+    /// Whether what is to be done now is its last.
+    #[must_use]
+    pub const fn is_stopping(&self) -> bool {
+        self.stopping
     }
 
     /// The next thing to do, if there is any.
@@ -246,7 +266,7 @@ impl Engine {
         if self.pending.contains(&action) || self.is_put_off(&action) {
             return false;
         }
-        self.pending.push(action.clone());
+        self.pending.insert(action.clone());
         self.actions.push_back(action);
         true
     }
@@ -309,6 +329,7 @@ impl Engine {
         let bearer = nic.bearer;
         let was = nic.observe(&self.world, now);
         let mut overdue = nic.overdue(patience.now(), now);
+        overdue.truncate(TRUTHS_AT_A_TIME);
         if !overdue.is_empty() {
             for truth in &overdue {
                 nic.settle(*truth);

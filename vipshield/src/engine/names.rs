@@ -32,7 +32,7 @@ const OPENING: Duration = Duration::from_millis(250);
 
 /// How VRRP sockets that daemons open anew find the traffic of a NIC that is called otherwise than they
 /// know it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Opening {
     /// The name by which they bind them.
     pub name: String,

@@ -17,7 +17,7 @@ pub enum Weight {
 }
 
 /// One line for the operator: what was seen, what was decided, why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Notice {
     /// How much it matters.
     pub weight: Weight,

@@ -22,8 +22,8 @@ const KEPT_OFF_BRIDGES: Duration = Duration::from_mins(1);
 /// What was asked for from a netlink port that belongs to no daemon is remembered for so long: it
 /// may be the port of one that has just started, and that the next scan finds.
 const UNCLAIMED: Duration = Duration::from_secs(5);
-/// So much of that at the most.
-const MAX_UNCLAIMED: usize = 256;
+/// So much of that at the most: as much as one can say of all that it may have.
+const MAX_UNCLAIMED: usize = MAX_ADDRESSES;
 /// What a daemon removed and was not known to have is taken for a VIP so much later: the kernel
 /// removes secondary addresses with their primary, in the name of who asked for the one, and says
 /// so of that last.
@@ -31,7 +31,9 @@ const PRESUMED: Duration = Duration::from_millis(10);
 /// Removals remembered, the last from each netlink port: daemons have one or two.
 const MAX_REMOVALS: usize = 256;
 /// Addresses remembered: many more than anybody has.
-const MAX_ADDRESSES: usize = 4096;
+pub(super) const MAX_ADDRESSES: usize = 4096;
+/// So many are taken off, or moved, at a time: what else is due has its turn in between.
+const AT_A_TIME: usize = 64;
 
 /// What a process said of an address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +64,8 @@ struct Said {
 enum Source {
     /// From a request of its own.
     Request,
+    /// From the last of its requests, which is kept.
+    LastWord,
     /// From what an earlier vipshield did for it.
     Inherited,
     /// From its adverts.
@@ -137,6 +141,16 @@ impl Vips {
         if !intent.refused && ip.is_ipv4() && !self.is_its_own(pid, intent, now) {
             return;
         }
+        self.said(pid, intent, Source::Request);
+    }
+
+    /// A daemon said this of an address last.
+    pub(super) fn hear_last(&mut self, pid: u32, intent: &Intent) {
+        self.said(pid, intent, Source::LastWord);
+    }
+
+    fn said(&mut self, pid: u32, intent: &Intent, source: Source) {
+        let ip = intent.address.ip;
         if !self.known.contains_key(&ip) {
             if !self.make_room() {
                 return;
@@ -145,16 +159,13 @@ impl Vips {
         }
         let Some(vip) = self.known.get_mut(&ip) else { return };
         let Intent { port, sequence, wanted, .. } = *intent;
-        // What is said of IPv6 comes by one way, in order.
         let is_older = |said: &Said| {
-            ip.is_ipv4()
-                && said.port == port
-                && (sequence.wrapping_sub(said.sequence).cast_signed()) < 0
+            said.port == port && (sequence.wrapping_sub(said.sequence).cast_signed()) < 0
         };
         if vip.said.get(&pid).is_some_and(is_older) {
             return;
         }
-        vip.said.insert(pid, Said { wanted, port, sequence, source: Source::Request });
+        vip.said.insert(pid, Said { wanted, port, sequence, source });
         vip.orphan = None;
     }
 
@@ -261,6 +272,11 @@ impl Vips {
         }
     }
 
+    /// Whether there is no room for another that somebody may want.
+    pub(super) fn is_full(&self) -> bool {
+        self.known.len() >= MAX_ADDRESSES && self.known.values().all(Vip::is_wanted)
+    }
+
     /// Whether a daemon has said anything of it lately, or its adverts have.
     pub(super) fn is_known(&self, ip: IpAddr) -> bool {
         self.known.contains_key(&ip)
@@ -297,11 +313,16 @@ impl Vips {
 
     /// Events were lost. What is nowhere was removed, as far as anybody can tell, and what nobody
     /// wanted and is somewhere may be wanted by now: nothing may be done for the one as if it were
-    /// wanted, and nothing against the other. Returns the former.
+    /// wanted, and nothing against the other. Returns the former. Not doubted is what was told right before
+    /// to be the last that all daemons said.
     pub(super) fn doubt(&mut self, is_somewhere: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
         self.unclaimed.clear();
         self.removals.clear();
-        let is_doubtful = |ip: &IpAddr, vip: &mut Vip| vip.is_wanted() != is_somewhere(*ip);
+        let is_certain = |vip: &Vip| {
+            !vip.said.is_empty() && vip.said.values().all(|said| said.source == Source::LastWord)
+        };
+        let is_doubtful =
+            |ip: &IpAddr, vip: &mut Vip| !is_certain(vip) && vip.is_wanted() != is_somewhere(*ip);
         let doubtful = self.known.extract_if(.., is_doubtful);
         doubtful.filter(|(_, vip)| vip.is_wanted()).map(|(ip, _)| ip).collect()
     }
@@ -394,36 +415,46 @@ impl Engine {
         self.homes_of(ip).next().is_some()
     }
 
-    /// Takes an address off wherever it is now.
+    /// Has an address taken off wherever it is now.
     pub(super) fn take_down(&mut self, ip: IpAddr) {
         let there: Vec<(u32, Address)> = self.homes_of(ip).collect();
-        for (ifindex, address) in there {
-            self.take_off(ifindex, address);
-        }
+        self.leaving.extend(there);
     }
 
-    fn take_off(&mut self, ifindex: u32, address: Address) {
+    /// False: not now.
+    fn take_off(&mut self, ifindex: u32, address: Address) -> bool {
         // Whatever else fails or takes its time: another node may have it in this moment.
-        if self.want_first(Action::RemoveVip { ifindex, address }) {
+        let wanted = self.want_first(Action::RemoveVip { ifindex, address });
+        if wanted {
             let name = self.world.name_of(ifindex);
             let text = format!("{address} is taken off {name}: no daemon here means to have it");
             tell(&mut self.actions, Weight::Info, None, text);
         }
+        wanted
     }
 
     /// The VIP is where the daemon's clients reach it exactly while a daemon means to have it.
     pub(super) fn settle_vips(&mut self, now: Duration) {
         let given_up = self.world.vips.given_up().flat_map(|ip| self.homes_of(ip));
         // In the order of interfaces.
-        let unwanted: BTreeSet<(u32, Address)> = given_up
+        let mut unwanted: BTreeSet<(u32, Address)> = given_up
             .filter(|(ifindex, address)| {
                 let a_bridge = self.world.is_bridge(*ifindex);
                 self.world.vips.must_go(address.ip, a_bridge)
                     && (a_bridge || !self.grants.may_be_claimed(address.ip, now))
             })
             .collect();
+        unwanted.append(&mut self.leaving);
+        unwanted.retain(|(ifindex, address)| {
+            self.world.vips.is_given_up(address.ip) && self.world.has_address(*ifindex, *address)
+        });
+        let mut left = AT_A_TIME;
         for (ifindex, address) in unwanted {
-            self.take_off(ifindex, address);
+            if left == 0 {
+                self.leaving.insert((ifindex, address));
+            } else if self.take_off(ifindex, address) {
+                left -= 1;
+            }
         }
         let mut wanted = Vec::new();
         // Whether all else is on the bridge does not matter: a daemon that begins anew while a
@@ -438,7 +469,10 @@ impl Engine {
         }
         wanted.extend(self.nics.values().flat_map(|nic| self.strayed(nic)));
         for action in wanted {
-            self.want(action);
+            if left == 0 {
+                break;
+            }
+            left -= usize::from(self.want(action));
         }
     }
 

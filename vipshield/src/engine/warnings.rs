@@ -2,8 +2,8 @@
 
 use super::{
     Engine,
-    failed::Failure,
     unseen::Unseen,
+    vips::MAX_ADDRESSES,
     world::{Daemon, Filter},
 };
 
@@ -28,7 +28,7 @@ impl Engine {
             None => finding.text,
         });
         let unseen = self.unseen.iter().map(Unseen::warning);
-        let failed = self.to_mend().map(Failure::warning);
+        let failed = self.to_mend().map(|(_, failure)| failure.warning());
         let conflicts = self.claims.of.iter().filter_map(|(ip, claimed)| {
             let mac = claimed.conflict?;
             Some(format!("{mac} answers for {ip}, which this node owns: two owners"))
@@ -75,6 +75,15 @@ impl Engine {
                    again"
                 .to_owned(),
         }));
+        if self.world.vips.is_full() {
+            findings.push(Finding {
+                nic: None,
+                text: format!(
+                    "daemons want {MAX_ADDRESSES} addresses, and vipshield remembers no more: those that \
+                     came later are not moved, not carried, and stay on a bridge when they are given up"
+                ),
+            });
+        }
         findings.extend(self.half_deaf().map(|(daemon, nic)| Finding {
             nic: Some(nic.name.clone()),
             text: format!(

@@ -12,7 +12,7 @@ use super::{Engine, action::Action, nic::Nic};
 
 /// What a NIC answers its neighbours itself, because the kernel would not: addresses that are
 /// carried are on no interface, or on a bridge without a way out. Without addresses it is nothing.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Answers {
     /// For whom it answers.
     pub addresses: BTreeSet<IpAddr>,

@@ -16,7 +16,7 @@ pub use self::{
     carry::{Carrier, CarryError, PROTOCOL, SPARE_TABLE},
     clsact::ClsactError,
     groups::{GroupError, Groups},
-    monitor::{Monitor, MonitorError},
+    monitor::{Monitor, MonitorError, Read},
     own::{ANCHOR, OWN, STAND_IN},
     replay::{Replay, ReplayError},
     switch::{SwitchError, is_served},

@@ -69,6 +69,19 @@ pub struct Monitor {
     socket: AsyncFd<Socket>,
     handle: Handle,
     buffer: BytesMut,
+    /// Events were lost, and the socket has not been read empty since.
+    lossy: bool,
+}
+
+/// What came of reading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// Nothing is lost, as far as was read.
+    Complete,
+    /// Something is, and there is more to be read: of that only what processes asked for is of use.
+    Losing,
+    /// Something was, and a [`snapshot`](Monitor::snapshot) is due.
+    Lost,
 }
 
 impl Monitor {
@@ -93,12 +106,16 @@ impl Monitor {
             socket.set_rx_buf_sz(RECEIVE_BUFFER)?;
         }
         debug!("rtnetlink monitor on descriptor {}", socket.as_raw_fd());
-        Ok(Self { socket: watch(socket)?, handle, buffer: BytesMut::with_capacity(MESSAGE_BUFFER) })
+        Ok(Self {
+            socket: watch(socket)?,
+            handle,
+            buffer: BytesMut::with_capacity(MESSAGE_BUFFER),
+            lossy: false,
+        })
     }
 
-    /// All links, addresses and routes of the main table as they are now. `intents` were heard before
-    /// some events were lost.
-    pub async fn snapshot(&self, intents: Vec<Intent>) -> Result<Event, MonitorError> {
+    /// All links, addresses and routes of the main table as they are now.
+    pub async fn snapshot(&self) -> Result<Event, MonitorError> {
         let links: Vec<LinkMessage> = self
             .handle
             .link()
@@ -122,42 +139,43 @@ impl Monitor {
             links: links.iter().filter_map(link).collect(),
             addresses: addresses.iter().filter_map(address).collect(),
             routes: routes.iter().filter_map(route::decode).collect(),
-            intents,
         })
     }
 
-    /// Waits for something to happen and hands each event to `sink`. False: events were lost after
-    /// those, and a [`snapshot`](Self::snapshot) is due.
+    /// Waits for something to happen and hands each event to `sink`, those of [`BATCH`] messages at the
+    /// most.
     ///
     /// The kernel goes on losing events until the socket is read empty (`netlink_rcv_wake` in
-    /// `net/netlink/af_netlink.c`), and a snapshot is newer than what is left in it.
+    /// `net/netlink/af_netlink.c`), and what was left in it is older than a snapshot: of that only what
+    /// processes asked for is handed over, which no snapshot shows.
     ///
     /// Cancel safe: an event is either still in the socket or handed over.
-    pub async fn read(&mut self, mut sink: impl FnMut(Event)) -> Result<bool, MonitorError> {
+    pub async fn read(&mut self, mut sink: impl FnMut(Event)) -> Result<Read, MonitorError> {
         let mut guard = self.socket.readable().await?;
-        let mut complete = true;
-        let mut messages = 0;
-        loop {
-            // The socket stays ready: what is left comes with the next read, after what is due.
-            if complete && messages >= BATCH {
-                return Ok(true);
-            }
-            messages += 1;
+        for _ in 0..BATCH {
             self.buffer.clear();
             match self.socket.get_ref().recv(&mut self.buffer, 0) {
+                Ok(_) if self.lossy => decode(&self.buffer, &mut |event| {
+                    if matches!(event, Event::Intent { .. }) {
+                        sink(event);
+                    }
+                }),
                 Ok(_) => decode(&self.buffer, &mut sink),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     guard.clear_ready();
-                    return Ok(complete);
+                    let lost = std::mem::take(&mut self.lossy);
+                    return Ok(if lost { Read::Lost } else { Read::Complete });
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
                     warn!("rtnetlink events were lost (ENOBUFS): looking at everything anew");
-                    complete = false;
+                    self.lossy = true;
                 }
                 Err(error) => return Err(error.into()),
             }
         }
+        // The socket stays ready: what is left comes with the next read, after what is due.
+        Ok(if self.lossy { Read::Losing } else { Read::Complete })
     }
 }
 

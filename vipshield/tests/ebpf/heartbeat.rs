@@ -1,6 +1,14 @@
 //! The guard withholds only as long as a heartbeat is fresh.
 
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
 use libtest_mimic::Failed;
+use vipshield::{
+    bpf::Pulse,
+    driver::work::{Hands, Work},
+    engine::{Action, Config, Engine, Event, Link},
+};
 use vipshield_common::{counters::Counter, guard::STALL_NS};
 
 use super::{
@@ -35,12 +43,6 @@ pub(crate) fn kept() -> Result<(), Failed> {
     stage.arm(FREE)?;
     // Nobody but the thread renews it from now on, and it has just said that it is alive.
     let pulse = stage.programs.keep_heartbeat(now)?;
-    let removal = |stage: &mut Stage| {
-        stage.add_address("nic", "192.0.2.11/24")?;
-        stage.delete_address("nic", "192.0.2.11/24")?;
-        let gone = Seen::AddressGone("192.0.2.11".parse()?);
-        Ok::<_, Failed>(stage.seen()?.contains(&gone))
-    };
     let began = now();
     while now() < began + 2 * STALL_NS {
         pulse.alive();
@@ -62,4 +64,81 @@ pub(crate) fn kept() -> Result<(), Failed> {
     }
     drop(pulse);
     check(removal(&mut stage)?, "once it is dropped everything passes")
+}
+
+/// The one action that is not answered looks on.
+struct Frozen<'a> {
+    stage: &'a mut Stage,
+    pulse: &'a Pulse,
+    /// When the guard was seen to pass a removal.
+    open: Option<u64>,
+}
+
+impl Hands for Frozen<'_> {
+    type Error = Failed;
+
+    fn now(&self) -> Result<Duration, Failed> {
+        Ok(Duration::from_nanos(monotonic_ns()?))
+    }
+
+    async fn carry_out(
+        &mut self,
+        _: &Engine,
+        action: &Action,
+    ) -> Result<Result<(), String>, Failed> {
+        if !matches!(action, Action::Watch { .. }) || self.open.is_some() {
+            return Ok(Ok(()));
+        }
+        check(!removal(self.stage)? || !self.pulse.is_fresh(), "withheld at first")?;
+        let frozen = monotonic_ns()?;
+        while self.open.is_none() {
+            let begun = monotonic_ns()?;
+            self.open = removal(self.stage)?.then(|| begun.saturating_sub(frozen));
+            check(begun < frozen + 2 * STALL_NS, "withheld for too long")?;
+        }
+        Ok(Err("no answer".to_owned()))
+    }
+}
+
+fn removal(stage: &mut Stage) -> Result<bool, Failed> {
+    stage.add_address("nic", "192.0.2.11/24")?;
+    stage.delete_address("nic", "192.0.2.11/24")?;
+    Ok(stage.seen()?.contains(&Seen::AddressGone("192.0.2.11".parse()?)))
+}
+
+/// The loop is within an action that is not answered: what happens meanwhile is seen.
+pub(crate) fn not_answered() -> Result<(), Failed> {
+    fn now() -> u64 {
+        monotonic_ns().unwrap_or_default()
+    }
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    let nic = stage.index("nic")?;
+    let pulse = stage.programs.keep_heartbeat(now)?;
+    let mut work = Work::new(Engine::new(Config {
+        interfaces: vec!["nic".to_owned()],
+        deadline: Duration::from_secs(1),
+        replay_port: 1,
+        own_addresses: Vec::new(),
+    }));
+    let link =
+        Link { ifindex: nic, name: "nic".to_owned(), up: true, running: true, ..Link::default() };
+    let snapshot = Event::Snapshot { links: vec![link], addresses: Vec::new(), routes: Vec::new() };
+    check(work.wake(Duration::from_nanos(now())), "nothing is left to do")?;
+    pulse.alive();
+    let mut hands = Frozen { stage: &mut stage, pulse: &pulse, open: None };
+    work.feed([snapshot], &mut hands).now_or_never().ok_or("it waits")??;
+    let open = hands.open.ok_or("nothing was to be watched")?;
+    check(open <= 2_000_000_000, format!("open {} ms after it froze", open / 1_000_000))?;
+    // It has to hear what came of that first.
+    check(!work.wake(Duration::from_nanos(now())), "it is not through")?;
+    work.settle(&mut hands).now_or_never().ok_or("it waits")??;
+    check(!work.is_behind() && work.wake(Duration::from_nanos(now())), "it is through")?;
+    pulse.alive();
+    let back = now();
+    while removal(&mut stage)? {
+        check(now() < back + 2 * STALL_NS, "a loop that is back withholds")?;
+        pulse.alive();
+    }
+    Ok(())
 }

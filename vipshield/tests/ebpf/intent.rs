@@ -1,5 +1,11 @@
 //! What a daemon asks of addresses: what the kernel's answers carry, and what is reported of them.
 
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
+
 use libtest_mimic::Failed;
 use netlink_packet_core::{
     NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -142,7 +148,7 @@ pub(crate) fn refused_requests() -> Result<(), Failed> {
         let granted = if flags.is_empty() {
             intent(command.sequence, true, false)
         } else {
-            Event::Granted { port }
+            Event::Granted { port, sequence: command.sequence }
         };
         expected.extend(is_ipv6.then_some(granted));
         let (error, _) = command.ask(nic, address, true)?;
@@ -156,7 +162,9 @@ pub(crate) fn refused_requests() -> Result<(), Failed> {
     }
     stage.counted(Counter::IntentRefused, 6)?;
     stage.counted(Counter::IntentGranted, 4)?;
-    stage.counted(Counter::IntentUnrelated, 2)?;
+    stage.counted(Counter::IntentKept, 2)?;
+    stage.counted(Counter::IntentUnrelated, 0)?;
+    stage.counted(Counter::IntentsLate, 0)?;
     stage.counted(Counter::IntentsLost, 0)
 }
 
@@ -182,25 +190,136 @@ pub(crate) fn answered_elsewhere() -> Result<(), Failed> {
         let (error, _) = command.ask_for(nic, vip6, true, AddressHeaderFlags::Nodad)?;
         check(error == 0, format!("the VIP is added: {error}"))?;
         let seen = reports(&mut stage)?;
-        check(seen == [Event::Granted { port }], format!("after {early:?}: {seen:?}"))?;
+        let granted = Event::Granted { port, sequence: command.sequence };
+        check(seen == [granted], format!("after {early:?}: {seen:?}"))?;
         let (error, _) = unlistened.ask(nic, vip6, false)?;
         check(error == 0, format!("the VIP is removed: {error}"))?;
     }
     Ok(())
 }
 
-/// Where nobody reads the reports they are lost and counted, and the daemon gets its answers.
+/// The last words that are kept, by their addresses, and what names none.
+fn last_words(found: Vec<Event>) -> (BTreeMap<IpAddr, Intent>, Vec<Event>) {
+    let mut words = BTreeMap::new();
+    let mut nameless = Vec::new();
+    for event in found {
+        match event {
+            Event::LastWords { intents } => {
+                words.extend(intents.into_iter().map(|intent| (intent.address.ip, intent)));
+            }
+            other => nameless.push(other),
+        }
+    }
+    (words, nameless)
+}
+
+/// Where nobody reads what is said, the last word on each address is there all the same, and the daemon
+/// gets its answers.
 pub(crate) fn reports_nobody_reads() -> Result<(), Failed> {
+    const MANY: u32 = 2000;
     let stage = &mut Stage::new()?;
     let nic = stage.index("nic")?;
     let mut command = Command::open()?;
     stage.listen(&command.socket)?;
-    let vip = Address { ip: "192.0.2.10".parse()?, prefix_len: 32 };
-    for _ in 0..1000 {
-        let (error, _) = command.ask(nic, vip, false)?;
+    let vip =
+        |number: u32| Address { ip: Ipv4Addr::from(0x0a37_0000 + number).into(), prefix_len: 32 };
+    for number in 0..MANY {
+        let (error, _) = command.ask(nic, vip(number), false)?;
         check(error == -libc::EADDRNOTAVAIL, format!("every answer arrives: {error}"))?;
     }
-    let (kept, lost) = (stage.count(Counter::IntentRefused)?, stage.count(Counter::IntentsLost)?);
-    check(kept + lost == 1000 && lost > 0, format!("{kept} kept and {lost} lost"))?;
-    check(reports(stage)?.len() as u64 == kept, "what was kept is there")
+    let (all, late) = (stage.count(Counter::IntentRefused)?, stage.count(Counter::IntentsLate)?);
+    check(all == u64::from(MANY) && late > 0, format!("of {all} {late} were late"))?;
+    let read = reports(stage)?.len() as u64;
+    check(read == all - late, format!("what was kept is there: {read}"))?;
+    let (words, _) = last_words(stage.programs.late_intents()?);
+    check(words.len() == MANY as usize, format!("{} last words", words.len()))?;
+    check(words.values().all(|word| !word.wanted && word.refused), "each was given up")?;
+    check(stage.programs.late_intents()?.is_empty(), "nothing is news twice")?;
+    stage.counted(Counter::IntentsLost, 0)?;
+    // A socket that is gone has no words.
+    stage.programs.forget_socket(daemons::cookie(&command.socket)?)?;
+    let (words, _) = last_words(stage.programs.last_words()?);
+    check(words.is_empty(), format!("{} are left", words.len()))
+}
+
+/// The last word on an address is the last, whatever the kernel answered; what a removal brings along is
+/// nobody's word.
+pub(crate) fn the_last_counts() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    let nic = stage.index("nic")?;
+    let mut command = Command::open()?;
+    stage.listen(&command.socket)?;
+    let _monitor = sentry(&mut stage)?;
+    fs::write("/proc/sys/net/ipv4/conf/all/promote_secondaries", "1")?;
+    let said = |stage: &mut Stage| Ok::<_, Failed>(last_words(stage.programs.last_words()?).0);
+    for ip in ["192.0.2.10", "2001:db8::10"] {
+        let vip =
+            Address { ip: ip.parse()?, prefix_len: 64 / if ip.contains(':') { 1 } else { 2 } };
+        for add in [false, true, true, false, true] {
+            command.ask(nic, vip, add)?;
+            let words = said(&mut stage)?;
+            let word = words.get(&vip.ip).ok_or("no word on it")?;
+            check(
+                (word.wanted, word.sequence) == (add, command.sequence),
+                format!("{word:?} of request {}", command.sequence),
+            )?;
+        }
+    }
+    let (first, second) = ("198.51.100.1", "198.51.100.2");
+    let of = |ip: &str| Ok::<_, Failed>(Address { ip: ip.parse()?, prefix_len: 24 });
+    command.ask(nic, of(first)?, true)?;
+    stage.add_address("nic", &format!("{second}/24"))?;
+    command.ask(nic, of(first)?, false)?;
+    let words = said(&mut stage)?;
+    let gone = words.get(&of(first)?.ip).ok_or("no word on it")?;
+    check((gone.wanted, gone.sequence) == (false, command.sequence), format!("{gone:?}"))?;
+    check(!words.contains_key(&of(second)?.ip), "what was promoted was asked for by nobody")
+}
+
+/// What names no address finds its way too where nobody reads.
+pub(crate) fn grants_nobody_reads() -> Result<(), Failed> {
+    const MANY: u16 = 400;
+    let stage = &mut Stage::new()?;
+    let nic = stage.index("nic")?;
+    let mut command = Command::open()?;
+    stage.listen(&command.socket)?;
+    let _monitor = sentry(stage)?;
+    let first = command.sequence + 1;
+    for number in 0..MANY {
+        let ip = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 1, number).into();
+        let vip = Address { ip, prefix_len: 128 };
+        let (error, _) = command.ask_for(nic, vip, true, AddressHeaderFlags::Nodad)?;
+        check(error == 0, format!("the VIP is added: {error}"))?;
+    }
+    let mut granted = reports(stage)?;
+    let (_, late) = last_words(stage.programs.late_intents()?);
+    check(!late.is_empty(), "none was late")?;
+    granted.extend(late);
+    let mut sequences: Vec<u32> = granted
+        .iter()
+        .filter_map(|event| match event {
+            Event::Granted { sequence, .. } => Some(*sequence),
+            _ => None,
+        })
+        .collect();
+    sequences.sort_unstable();
+    check(sequences.iter().copied().eq(first..=command.sequence), format!("{sequences:?}"))?;
+    check(last_words(stage.programs.last_words()?).1.is_empty(), "each is told once")
+}
+
+/// There is room for the words on some thousands of addresses; more are lost, and counted.
+pub(crate) fn more_addresses_than_room() -> Result<(), Failed> {
+    const TOO_MANY: u32 = 9000;
+    let stage = &mut Stage::new()?;
+    let nic = stage.index("nic")?;
+    let mut command = Command::open()?;
+    stage.listen(&command.socket)?;
+    for number in 0..TOO_MANY {
+        let ip = Ipv4Addr::from(0x0a37_0000 + number).into();
+        command.ask(nic, Address { ip, prefix_len: 32 }, false)?;
+    }
+    let (words, _) = last_words(stage.programs.late_intents()?);
+    let lost = stage.programs.intents_lost()?;
+    check(words.len() >= 8000, format!("room for {}", words.len()))?;
+    check(lost == u64::from(TOO_MANY) - words.len() as u64, format!("{lost} are lost"))
 }

@@ -4,7 +4,10 @@ use std::{fmt::Write as _, fs};
 
 use libtest_mimic::Failed;
 use tokio::time::timeout;
-use vipshield::{engine::Event, net::Monitor};
+use vipshield::{
+    engine::Event,
+    net::{Monitor, Read},
+};
 
 use super::{
     carry::ip,
@@ -30,14 +33,23 @@ pub(crate) fn lost_events() -> Result<(), Failed> {
     stormed?;
 
     let mut heard = 0;
+    let mut at_a_time = 0;
     let mut read = async |sink: &mut dyn FnMut(Event)| timeout(PATIENCE, monitor.read(sink)).await;
-    let complete = stage.block_on(read(&mut |_| heard += 1))??;
-    check(!complete, format!("nothing is lost, of {heard} events"))?;
-    check(heard > 10_000, format!("the buffer holds {heard} events"))?;
+    let mut reads = Vec::new();
+    while reads.last() != Some(&Read::Lost) {
+        let before = heard;
+        reads.push(stage.block_on(read(&mut |_| heard += 1))??);
+        at_a_time = at_a_time.max(heard - before);
+        check(reads.len() < 1000, format!("nothing is lost, of {heard} events"))?;
+    }
+    check(reads.contains(&Read::Losing), format!("the buffer is read {at_a_time} at a time"))?;
+    // Each message is an event, and what somebody asked for.
+    check(at_a_time <= 512, format!("{at_a_time} events at a time"))?;
+    check(heard > 5_000, format!("the buffer holds {heard} events"))?;
     stage.add_address("nic", "192.0.2.11/24")?;
     let mut last = Vec::new();
     let complete = stage.block_on(read(&mut |event| last.push(event)))??;
-    check(complete, "more is lost")?;
+    check(complete == Read::Complete, "more is lost")?;
     let address = |event: &Event| matches!(event, Event::Address { address, .. } if address.to_string() == "192.0.2.11/24");
     check(last.iter().any(address), format!("the address is not seen, but {last:?}"))
 }

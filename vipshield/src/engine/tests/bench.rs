@@ -59,6 +59,8 @@ pub(super) struct Bench {
     pub(super) heard: bool,
     /// What rtnetlink says is lost on its way.
     pub(super) deaf: bool,
+    /// What the guard reports is lost on its way.
+    pub(super) unreported: bool,
     /// The plans in force, the empty ones left out.
     pub(super) carried: BTreeMap<u32, Plan>,
     /// The destinations of the rules in force.
@@ -120,6 +122,7 @@ impl Bench {
             fails: |_| false,
             heard: true,
             deaf: false,
+            unreported: false,
             carried: BTreeMap::new(),
             rules: BTreeSet::new(),
             shunts: BTreeMap::new(),
@@ -360,6 +363,7 @@ impl Bench {
         self.sequence += 1;
         let sequence = self.sequence;
         let heard = messages.iter().filter(|_| !self.deaf);
+        withheld.retain(|_| !self.unreported);
         heard.flat_map(|message| message.events(sequence)).chain(withheld).collect()
     }
 

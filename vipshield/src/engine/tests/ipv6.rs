@@ -71,12 +71,7 @@ impl Six {
     fn with(addresses: &[&str]) -> Self {
         let mut six = Self { engine: engine(), now: Duration::from_secs(1) };
         let addresses = addresses.iter().map(|text| (NIC_INDEX, address(text))).collect();
-        six.feed(Event::Snapshot {
-            links: vec![nic(None)],
-            addresses,
-            routes: Vec::new(),
-            intents: Vec::new(),
-        });
+        six.feed(Event::Snapshot { links: vec![nic(None)], addresses, routes: Vec::new() });
         six
     }
 
@@ -188,7 +183,7 @@ fn a_vip_taken_on_a_port_goes_to_the_bridge() {
         let mut six = Six::guarding(&[OWN, LOCAL]);
         six.says(VIP, false, true);
         six.enslave(&[OWN]);
-        let grant = Event::Granted { port: PORT };
+        let grant = Event::Granted { port: PORT, sequence: 1 };
         let mut wanted = Vec::new();
         if granted_first {
             wanted.extend(six.feed(grant.clone()));
@@ -217,7 +212,7 @@ fn what_was_given_up_and_nobody_asked_for_again_is_taken_off() {
 fn nobody_is_granted_what_the_nic_had_before() {
     let mut six = Six::guarding(&[OWN]);
     six.goes(NIC_INDEX, OWN);
-    six.feed(Event::Granted { port: PORT });
+    six.feed(Event::Granted { port: PORT, sequence: 1 });
     six.comes(NIC_INDEX, OWN);
     let wanted = six.feed(Event::Daemons { daemons: Vec::new() });
     let removed = |action: &Action| matches!(action, Action::RemoveVip { .. });

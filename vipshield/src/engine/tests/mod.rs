@@ -11,6 +11,7 @@ mod guard;
 mod ipv6;
 mod keepalived;
 mod kube_ovn;
+mod many;
 mod names;
 mod node;
 mod outranked;

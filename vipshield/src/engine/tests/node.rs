@@ -165,7 +165,6 @@ impl Node {
                 .flat_map(|(index, addresses)| addresses.iter().map(|a| (*index, *a)))
                 .collect(),
             routes: Vec::new(),
-            intents: Vec::new(),
         }
     }
 

@@ -207,7 +207,6 @@ pub(super) fn an_event() -> impl Strategy<Value = Event> {
                 links,
                 addresses,
                 routes,
-                intents: Vec::new(),
             }),
         1 => vec(a_daemon(), 0..3).prop_map(|daemons| Event::Daemons { daemons }),
         1 => vec(a_daemon(), 0..3).prop_map(|gone| Event::DaemonsUnknown {
@@ -222,8 +221,16 @@ pub(super) fn an_event() -> impl Strategy<Value = Event> {
                 intent: Intent { port, sequence, address, wanted, refused },
             },
         ),
+        1 => (a_port(), 0_u32..4, vec(addresses(), 0..3), any::<bool>()).prop_map(
+            |(port, sequence, addresses, wanted)| Event::LastWords {
+                intents: addresses
+                    .into_iter()
+                    .map(|address| Intent { port, sequence, address, wanted, refused: false })
+                    .collect(),
+            },
+        ),
         1 => vec(addresses(), 0..3).prop_map(|addresses| Event::Moved { addresses }),
-        1 => a_port().prop_map(|port| Event::Granted { port }),
+        1 => a_port().prop_map(|port| Event::Granted { port, sequence: 0 }),
         1 => Just(Event::Hint),
         2 => a_route_event(),
         3 => vec(a_frame(), 1..3).prop_map(|frames| Event::Heard { frames }),

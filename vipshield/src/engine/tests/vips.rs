@@ -415,11 +415,8 @@ fn what_was_asked_for_before_events_were_lost_counts() {
             bench.daemon_asks(address(VIP), false);
             bench.deaf = false;
         }
-        let mut snapshot = bench.node.snapshot();
-        if let Event::Snapshot { intents, .. } = &mut snapshot {
-            intents.push(intent.clone());
-        }
-        bench.feed(snapshot);
+        bench.feed(Event::Intent { intent: intent.clone() });
+        bench.feed(bench.node.snapshot());
         let wanted = bench.watched_addresses.contains(&address(VIP).ip);
         assert_eq!(wanted, there);
     }

@@ -76,7 +76,7 @@ pub enum Family {
 }
 
 /// A raw socket of protocol 112.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct VrrpSocket {
     /// Which.
     pub id: SocketId,
