@@ -197,6 +197,8 @@ impl Driver {
         let names = self.parts.pins.names(&cookies(&daemons));
         self.feed(Event::Inherited { names }).await?;
         self.feed(snapshot).await?;
+        let speakers = self.parts.scanner.speakers();
+        self.feed(Event::Speakers { speakers }).await?;
         self.feed(Event::Daemons { daemons }).await?;
         match self.parts.vips.moved().await {
             Ok(moved) => {

@@ -98,6 +98,8 @@ impl Driver {
                 if died {
                     self.feed(Event::Turnover).await?;
                 }
+                let speakers = self.parts.scanner.speakers();
+                self.feed(Event::Speakers { speakers }).await?;
                 Event::Daemons { daemons }
             }
             Err(DriverError::Scan(error)) => {

@@ -34,6 +34,11 @@ impl Failure {
     pub(super) fn warning(&self) -> String {
         format!("{}: {}; {}", self.action, self.error, remedy(&self.action))
     }
+
+    /// Whether vipshield does without it.
+    pub(super) fn is_optional(&self) -> bool {
+        is_optional(&self.action)
+    }
 }
 
 impl Engine {
@@ -120,11 +125,6 @@ impl Engine {
     /// When something may be tried again.
     pub(super) fn next_retry(&self) -> Option<Duration> {
         self.failed.iter().filter(|it| !it.under_way).map(|failure| failure.again).min()
-    }
-
-    /// Whether all that failed can be done without.
-    pub(super) fn does_without(&self) -> bool {
-        self.to_mend().all(|failure| is_optional(&failure.action))
     }
 
     pub(super) fn note_failure(&mut self, action: Action, error: &str, now: Duration) {

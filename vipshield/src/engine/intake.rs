@@ -24,7 +24,10 @@ impl Engine {
                 self.flashes.clear();
                 self.begin_with(links, addresses, routes);
             }
-            Event::Inherited { names } => self.inherited = names,
+            Event::Inherited { names } => {
+                self.marks |= !names.is_empty();
+                self.inherited = names;
+            }
             Event::Link { link } => return self.link_seen(link, now),
             Event::LinkRemoved { ifindex } => {
                 let concerns = self.concerns_known_link(ifindex);
@@ -39,7 +42,7 @@ impl Engine {
                 } else if self.world.see_address(ifindex, address) {
                     self.appeared(ifindex, address, now);
                 }
-                return self.is_home(ifindex);
+                return self.is_home(ifindex) || self.world.vips.is_wanted(address.ip);
             }
             Event::AddressRemoved { ifindex, address, requester } => {
                 if requester == self.config.replay_port || self.is_flash(ifindex, address, now) {
@@ -61,7 +64,10 @@ impl Engine {
             }
             Event::Heard { frames } => return self.heard(frames, now),
             Event::Intent { intent } => return self.intent_heard(&intent, now),
-            Event::Moved { addresses } => self.inherit(&addresses, now),
+            Event::Moved { addresses } => {
+                self.marks |= !addresses.is_empty();
+                self.inherit(&addresses, now);
+            }
             Event::Granted { port } => return self.granted(port, now),
             Event::Route { ifindex, route, replaces } => {
                 let to = (route.destination, route.prefix_len, route.metric);
@@ -76,8 +82,14 @@ impl Engine {
             Event::Switch { ifindex, served } => self.world.see_switch(ifindex, served),
             Event::Hint => self.arming.hint(now),
             Event::Turnover => self.turnover_until = Some(now.saturating_add(TURNOVER)),
+            Event::Speakers { speakers } => {
+                let news = self.speakers != speakers;
+                self.speakers = speakers;
+                return news;
+            }
             Event::Daemons { daemons } => {
                 self.daemons_known();
+                self.looked = true;
                 self.daemons_found(daemons, now);
             }
             Event::DaemonsUnknown { error, gone } => self.daemons_unknown(error, &gone, now),
@@ -219,6 +231,7 @@ impl Engine {
         self.made.retain(|socket, _| there(socket));
         for daemon in self.world.daemons.values() {
             let stale = daemon.monitors.iter().any(|monitor| monitor.filter == Filter::Stale);
+            self.marks |= stale;
             for socket in &daemon.vrrp {
                 self.made.entry(socket.id).or_insert(socket.bound.filter(|_| !stale));
             }
