@@ -24,10 +24,7 @@ impl Engine {
                 self.flashes.clear();
                 self.begin_with(links, addresses, routes);
             }
-            Event::Inherited { names } => {
-                self.marks |= !names.is_empty();
-                self.inherited = names;
-            }
+            Event::Inherited { names } => self.inherited = names,
             Event::Link { link } => return self.link_seen(link, now),
             Event::LinkRemoved { ifindex } => {
                 let concerns = self.concerns_known_link(ifindex);
@@ -231,7 +228,6 @@ impl Engine {
         self.made.retain(|socket, _| there(socket));
         for daemon in self.world.daemons.values() {
             let stale = daemon.monitors.iter().any(|monitor| monitor.filter == Filter::Stale);
-            self.marks |= stale;
             for socket in &daemon.vrrp {
                 self.made.entry(socket.id).or_insert(socket.bound.filter(|_| !stale));
             }

@@ -10,7 +10,7 @@ use super::{
     action::Action,
     names::is_of,
     nic::Nic,
-    world::{Daemon, VrrpSocket},
+    world::{Daemon, Filter, VrrpSocket},
 };
 
 /// A daemon that is gone may be back so soon that nothing need be said of it: keepalived that is reloaded
@@ -37,13 +37,14 @@ impl Engine {
         }
         let mut found = Vec::new();
         for nic in self.nics.values() {
-            found.push((nic.ifindex, self.is_guarded(nic), self.users(nic).next().is_some()));
+            let served = self.users(nic).any(|daemon| daemon.is_guarded() || was_guarded(daemon));
+            found.push((nic.ifindex, served, self.users(nic).next().is_some()));
         }
-        for (ifindex, guarded, used) in found {
+        for (ifindex, served, used) in found {
             let Some(nic) = self.nics.get_mut(&ifindex) else { continue };
             nic.tenants.retain(|pid| self.world.daemons.contains_key(pid));
-            nic.served |= guarded;
-            self.served |= guarded;
+            nic.served |= served;
+            self.served |= served;
             nic.unused_since = if used { None } else { Some(nic.unused_since.unwrap_or(now)) };
         }
     }
@@ -138,6 +139,11 @@ impl Engine {
             since.flat_map(|since| [BACK_SOON, WAITED_FOR].map(|it| since.saturating_add(it)));
         times.filter(|at| *at > after).min()
     }
+}
+
+/// By a vipshield that is gone.
+fn was_guarded(daemon: &Daemon) -> bool {
+    daemon.monitors.iter().any(|monitor| monitor.filter == Filter::Stale)
 }
 
 /// For how long no daemon has used a NIC.
