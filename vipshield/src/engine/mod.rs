@@ -142,7 +142,7 @@ pub struct Engine {
     /// An earlier vipshield has guarded a daemon here, as what it has left says.
     marks: bool,
     /// A guarded daemon has used a guarded NIC.
-    served: bool,
+    engaged: bool,
     /// What was told last of how all is, [`Health::Degraded`] left out.
     told_health: Option<Health>,
     /// Netlink ports whose requests the guard passes, as last asked for.
@@ -197,7 +197,7 @@ impl Engine {
             unseen: None,
             looked: false,
             speakers: Vec::new(),
-            served: false,
+            engaged: false,
             told_health: None,
             command_ports: None,
             watching: Watching::default(),

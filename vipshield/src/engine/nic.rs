@@ -47,7 +47,7 @@ pub(super) struct Nic {
     /// is the NIC's.
     pub(super) bearers: BTreeSet<u32>,
     /// A guarded daemon has used it, some time.
-    pub(super) served: bool,
+    pub(super) engaged: bool,
     /// Since when no daemon uses it.
     pub(super) unused_since: Option<Duration>,
     /// Processes of daemons that had an address here, by their own wish.
@@ -110,7 +110,7 @@ impl Nic {
             phase_since: now,
             bearer: Some(link.ifindex),
             bearers: BTreeSet::from([link.ifindex]),
-            served: false,
+            engaged: false,
             unused_since: None,
             tenants: BTreeSet::new(),
             home: BTreeMap::new(),

@@ -37,14 +37,14 @@ impl Engine {
         }
         let mut found = Vec::new();
         for nic in self.nics.values() {
-            let served = self.users(nic).any(|daemon| daemon.is_guarded() || was_guarded(daemon));
-            found.push((nic.ifindex, served, self.users(nic).next().is_some()));
+            let engaged = self.users(nic).any(|daemon| daemon.is_guarded() || was_guarded(daemon));
+            found.push((nic.ifindex, engaged, self.users(nic).next().is_some()));
         }
-        for (ifindex, served, used) in found {
+        for (ifindex, engaged, used) in found {
             let Some(nic) = self.nics.get_mut(&ifindex) else { continue };
             nic.tenants.retain(|pid| self.world.daemons.contains_key(pid));
-            nic.served |= served;
-            self.served |= served;
+            nic.engaged |= engaged;
+            self.engaged |= engaged;
             nic.unused_since = if used { None } else { Some(nic.unused_since.unwrap_or(now)) };
         }
     }
@@ -79,10 +79,10 @@ impl Engine {
             | Action::Shunt { ifindex, .. }
             | Action::StandIn { ifindex, .. }
             | Action::ShowAddress { ifindex, .. } => {
-                !self.marks && self.nics.get(ifindex).is_some_and(|nic| !nic.served)
+                !self.marks && self.nics.get(ifindex).is_some_and(|nic| !nic.engaged)
             }
             Action::RemoveVip { .. } | Action::MoveVip { .. } | Action::Announce { .. } => {
-                !self.marks && !self.served
+                !self.marks && !self.engaged
             }
             // Of sockets of daemons, of vipshield's own programs, or the end of what was withheld.
             Action::SetPolicy { .. }
@@ -116,7 +116,7 @@ impl Engine {
     }
 
     fn is_left(&self, nic: &Nic) -> bool {
-        nic.served || self.marks
+        nic.engaged || self.marks
     }
 
     /// NICs that nobody named, and that no daemon has used for long. What was done for one has to be over.
