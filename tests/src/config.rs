@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
@@ -159,6 +159,8 @@ pub struct InstanceConfig {
     pub unicast: bool,
     /// The interface it runs on; the lab's NIC unless it says otherwise.
     pub nic: Option<String>,
+    /// The interface of its addresses; the one it runs on unless it says otherwise.
+    pub addresses_on: Option<String>,
     /// Further lines of its configuration. `OWN` stands for the node's own address.
     pub options: Vec<String>,
 }
@@ -190,6 +192,8 @@ pub struct LabConfig {
     pub second: Option<SecondNic>,
     /// Whether all instances are one sync group.
     pub sync_group: bool,
+    /// keepalived's executable.
+    pub keepalived_program: PathBuf,
     /// Shell commands that make the first node's network what a scenario wants.
     pub commands: Vec<String>,
 }
@@ -211,6 +215,7 @@ impl LabConfig {
                 addresses: vec![Prefix::v4([192, 0, 2, 10], 32)],
                 unicast: false,
                 nic: None,
+                addresses_on: None,
                 options: Vec::new(),
             }],
             advert_int: 1.0,
@@ -218,6 +223,7 @@ impl LabConfig {
             second: None,
             sync_group: false,
             check: None,
+            keepalived_program: "keepalived".into(),
             commands: Vec::new(),
         }
     }
@@ -325,7 +331,8 @@ impl LabConfig {
         text.push_str("  virtual_ipaddress {\n");
         // A virtual MAC has an interface of its own for its addresses.
         let virtual_mac = instance.options.iter().any(|option| option == "use_vmac");
-        let device = if virtual_mac { String::new() } else { format!(" dev {nic}") };
+        let device = instance.addresses_on.as_ref().unwrap_or(nic);
+        let device = if virtual_mac { String::new() } else { format!(" dev {device}") };
         for address in &instance.addresses {
             let _ = writeln!(text, "    {address}{device}");
         }

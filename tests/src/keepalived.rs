@@ -90,7 +90,7 @@ impl Keepalived {
         // Without a /dev/log syslog(3) writes to the machine's console, and waits for a serial line. So does
         // the child that cannot execute its script, which makes it last.
         let quiet = config.check.is_none().then_some("--no-syslog");
-        let daemon = Program::new("keepalived", "keepalived", token)
+        let daemon = Program::new("keepalived", &config.keepalived_program, token)
             .args(["-n", "-l", "-D", "-P"])
             .args(quiet)
             .arg("-f")

@@ -17,7 +17,7 @@ use crate::process::{Program, adopt_orphans};
 use crate::rtnl::Rtnl;
 use crate::rundir::{self, RunDir};
 use crate::sockets::Sockets;
-use crate::vipshield::Vipshield;
+use crate::vipshield::{Place, Vipshield};
 
 /// A host: a namespace and the way to configure it.
 #[derive(Clone, Debug)]
@@ -242,6 +242,23 @@ impl Lab {
     pub fn spawn_vipshield(&self, number: usize, program: &Path) -> Result<Vipshield> {
         let nic = self.config.nic.as_str();
         Vipshield::start(program, self.node(number)?, Some(nic), self.run.token(), self.epoch)
+    }
+
+    /// Start the first node's vipshield where it does not belong, and wait for nothing.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn misplace_vipshield(
+        &mut self,
+        program: &Path,
+        place: Place<'_>,
+        nic: Option<&str>,
+    ) -> Result<()> {
+        let (token, epoch) = (self.run.token().to_owned(), self.epoch);
+        let node = self.node_mut(0)?;
+        let started = Vipshield::start_in(place, program, node, nic, &token, epoch)?;
+        node.vipshield = Some(started);
+        Ok(())
     }
 
     /// Run `vipshield cleanup` on a node.

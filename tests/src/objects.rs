@@ -92,6 +92,12 @@ impl Objects {
         [beyond(self, expected, "left"), beyond(expected, self, "missing")].concat()
     }
 
+    /// Those that bear a mark of vipshield's.
+    #[must_use]
+    pub fn marked(&self) -> Vec<String> {
+        self.difference(&self.without(&MARKS))
+    }
+
     /// Whether an IPv6 address is still being checked for duplicates.
     fn is_tentative(&self) -> bool {
         self.0.keys().any(|line| line.contains(" tentative"))
@@ -234,7 +240,8 @@ async fn idle_lab(config: &LabConfig) -> Result<Lab> {
     let lab = Lab::build(config.clone()).await?;
     let host = &lab.node(config.owner())?.host;
     for instance in &config.instances {
-        let nic = instance.nic.as_ref().unwrap_or(&config.nic);
+        let nic = instance.addresses_on.as_ref().or(instance.nic.as_ref());
+        let nic = nic.unwrap_or(&config.nic);
         for address in &instance.addresses {
             // As keepalived adds it: without a broadcast address, IPv6 without a search for
             // duplicates, and a single IPv6 address as none that the node itself speaks from.
@@ -349,6 +356,23 @@ pub async fn gone(
     }
     equal(lab, expected, aside, Stage::Gone, END).await.context("after vipshield's end")?;
     differing(&bpf.left().await).context("after vipshield's end")
+}
+
+/// The first node is as it is without vipshield, whose TC programs alone may be there.
+///
+/// # Errors
+/// Every object that differs, by name.
+pub async fn untouched(lab: &Lab, expected: &[Objects]) -> Result<()> {
+    let expected = expected.first().context("no node")?.without(&[CLSACT]);
+    let deadline = clock::now() + clock::patience(END);
+    loop {
+        let now = Objects::of(&lab.node(0)?.host, lab.token()).await?;
+        let found = now.without(&[CLSACT]).difference(&expected);
+        if found.is_empty() || clock::now() >= deadline {
+            return differing(&found);
+        }
+        clock::pass(Duration::from_millis(200)).await;
+    }
 }
 
 /// vipshield runs, and is prepared for what may come: but for what bears its marks, the nodes are

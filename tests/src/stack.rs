@@ -51,6 +51,7 @@ pub fn ipv6_router() -> InstanceConfig {
         ],
         unicast: false,
         nic: None,
+        addresses_on: None,
         options: vec!["version 3".to_owned()],
     }
 }

@@ -1,6 +1,7 @@
 //! vipshield as a user has it: a program with a socket.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +12,35 @@ use crate::bpf::BpfObjects;
 use crate::clock;
 use crate::descriptors::{DescriptorLimit, first_free};
 use crate::lab::Node;
+use crate::netns::Netns;
 use crate::process::{Daemon, LogLine, Program};
+
+/// Where vipshield runs.
+#[derive(Clone, Copy, Debug)]
+pub enum Place<'a> {
+    /// On its node, as it should.
+    Node,
+    /// In another network namespace.
+    Network(&'a Arc<Netns>),
+    /// In the node's network namespace, and alone in a PID namespace of its own.
+    Processes,
+}
+
+/// Whether nothing that is there waits to be guarded, by what `vipshield status -o json` says. A daemon
+/// that has just ended does not count, nor do those of other nodes, and labs, on this machine.
+#[must_use]
+pub fn is_ready(status: &Value) -> bool {
+    let aside = ["waited for", "another network namespace"];
+    let gone = |reason: &Value| {
+        reason.as_str().is_some_and(|reason| aside.iter().any(|words| reason.contains(words)))
+    };
+    match status.get("health").and_then(Value::as_str) {
+        Some("healthy" | "idle") => true,
+        _ => {
+            status.get("reasons").and_then(Value::as_array).is_some_and(|all| all.iter().all(gone))
+        }
+    }
+}
 
 /// A running vipshield. Dropping it kills it.
 #[derive(Debug)]
@@ -36,13 +65,37 @@ impl Vipshield {
         token: &str,
         epoch: Instant,
     ) -> Result<Self> {
+        Self::start_in(Place::Node, program, node, nic, token, epoch)
+    }
+
+    /// The same elsewhere than an operator should.
+    ///
+    /// # Errors
+    /// When the program is missing.
+    pub fn start_in(
+        place: Place<'_>,
+        program: &Path,
+        node: &Node,
+        nic: Option<&str>,
+        token: &str,
+        epoch: Instant,
+    ) -> Result<Self> {
         let socket = node.dir.join("vipshield.sock");
-        let daemon = Program::new("vipshield", program, token)
+        let (run, namespace) = match place {
+            Place::Node => (Program::new("vipshield", program, token), &node.host.namespace),
+            Place::Network(namespace) => (Program::new("vipshield", program, token), namespace),
+            Place::Processes => {
+                let run = Program::new("vipshield", "unshare", token);
+                let alone = ["--pid", "--fork", "--kill-child", "--mount-proc"];
+                (run.args(alone).arg(program), &node.host.namespace)
+            }
+        };
+        let daemon = run
             .args(["run", "--socket"])
             .arg(&socket)
             .args(nic.map(|nic| ["--interface", nic, "--metrics", "off"]).into_iter().flatten())
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()))
-            .inside(&node.host.namespace)
+            .inside(namespace)
             .start(&node.dir.join("vipshield.log"), epoch)?;
         Ok(Self { daemon, program: program.to_owned(), socket, token: token.to_owned() })
     }
@@ -103,20 +156,31 @@ impl Vipshield {
     }
 
     async fn ask(&self, what: &str) -> Result<Value> {
-        let text = Program::new(&format!("vipshield {what}"), &self.program, &self.token)
-            .args([what, "-o", "json", "--socket"])
-            .arg(&self.socket)
-            .succeed(Duration::from_secs(5))
-            .await?;
+        let (_, text) = self.said(&[what, "-o", "json"]).await?;
         serde_json::from_str(&text).with_context(|| format!("vipshield {what} is not JSON"))
     }
 
-    /// Wait until it says it is ready.
+    /// The exit status of `vipshield status`, and what it says to people.
     ///
     /// # Errors
-    /// When it ends or does not get ready in 10 seconds (stretched).
+    /// When it does not end.
+    pub async fn status_text(&self) -> Result<(i32, String)> {
+        self.said(&["status"]).await
+    }
+
+    async fn said(&self, what: &[&str]) -> Result<(i32, String)> {
+        let name = format!("vipshield {}", what.join(" "));
+        let asked = Program::new(&name, &self.program, &self.token).args(what);
+        let output = asked.arg("--socket").arg(&self.socket).output(Duration::from_secs(5)).await?;
+        let code = output.status.code().with_context(|| format!("{name} was killed"))?;
+        Ok((code, String::from_utf8_lossy(&output.stdout).into_owned()))
+    }
+
+    /// Wait until it guards what there is to guard.
+    ///
+    /// # Errors
+    /// When it ends or does not in 10 seconds (stretched).
     pub async fn ready(&mut self) -> Result<()> {
-        let is_ready = |status: &Value| status.get("ready").and_then(Value::as_bool) == Some(true);
         self.says("get ready", is_ready).await
     }
 
@@ -188,6 +252,18 @@ impl Vipshield {
     /// When it is gone.
     pub fn freeze(&self) -> Result<()> {
         kill(self.daemon.pid(), Signal::SIGSTOP).context("SIGSTOP to vipshield")
+    }
+
+    /// End it with SIGTERM, and ask how it is. Returns the exit status of that question.
+    ///
+    /// # Errors
+    /// When it does not end in 10 seconds (stretched), or the question cannot be asked.
+    pub async fn ended_status(self) -> Result<i32> {
+        let Self { daemon, program, socket, token } = self;
+        daemon.stop(Duration::from_secs(10)).await?;
+        let asked = Program::new("vipshield status", &program, &token).args(["status", "--socket"]);
+        let output = asked.arg(&socket).output(Duration::from_secs(5)).await?;
+        output.status.code().context("vipshield status was killed")
     }
 
     /// Kill it with SIGKILL.

@@ -19,6 +19,8 @@ pub enum Command {
     /// Guard the daemons of this network namespace until SIGTERM or SIGINT.
     Run(Run),
     /// Show guarded NICs, daemons and counters of the running vipshield.
+    ///
+    /// Exit status: 0 if it is healthy, 1 if it is degraded or idle, 2 if none answers.
     Status(Query),
     /// Show what the running vipshield saw and decided lately.
     Events(Query),

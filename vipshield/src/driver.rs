@@ -214,7 +214,8 @@ impl Driver {
         let names = self.parts.pins.names(&cookies(&daemons));
         self.feed([Event::Inherited { names }]).await?;
         self.feed([snapshot]).await?;
-        self.feed([Event::Daemons { daemons }]).await?;
+        let speakers = self.parts.scanner.speakers();
+        self.feed([Event::Speakers { speakers }, Event::Daemons { daemons }]).await?;
         match self.parts.vips.moved().await {
             Ok(moved) => {
                 let addresses = moved.into_iter().map(|(_, address)| address).collect();

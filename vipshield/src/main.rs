@@ -22,21 +22,24 @@ use vipshield::{
     cli::{Cleanup, Cli, Command, Metrics, Output, Query, Run},
     daemons::{self, Looked, Scanner, Scope},
     driver::{Driver, Parts, forward_ebpf_log},
-    engine::{Config, Daemon, Event, Family, Filter, Link, Role, VrrpSocket},
+    engine::{Config, Daemon, Event, Family, Filter, Health, Link, Role, VrrpSocket},
     metrics,
     net::{Announcer, Carrier, Groups, Monitor, OWN, Replay, Vips},
-    status::{self, Answer, Request, Server},
+    status::{self, Answer, ClientError, Request, Server},
 };
 
 /// `setpriority(2)`: the least nice.
 const HIGHEST_PRIORITY: i32 = -20;
+
+/// Exit status if no vipshield answers.
+const UNREACHABLE: u8 = 2;
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(Env::default().default_filter_or("info"))
         .format_timestamp_millis()
         .init();
     match start(Cli::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             error!("{error:#}");
             ExitCode::FAILURE
@@ -44,17 +47,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(command: Command) -> Result<()> {
+fn start(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Run(options) => LocalSet::new().block_on(&runtime()?, run(options)),
-        Command::Status(query) => print(&query, Request::Status),
-        Command::Events(query) => print(&query, Request::Events),
-        Command::Cleanup(options) => runtime()?.block_on(cleanup(options)),
+        Command::Run(options) => LocalSet::new().block_on(&runtime()?, run(options))?,
+        Command::Status(query) => return print(&query, Request::Status),
+        Command::Events(query) => return print(&query, Request::Events),
+        Command::Cleanup(options) => runtime()?.block_on(cleanup(options))?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "vipshield", &mut io::stdout());
-            Ok(())
         }
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn runtime() -> Result<Runtime> {
@@ -78,9 +81,9 @@ async fn run(options: Run) -> Result<()> {
     let (connection, handle, _) = rtnetlink::new_connection().context("an rtnetlink socket")?;
     tokio::spawn(connection);
     let carrier = Carrier::new(handle.clone());
-    match sweep(&carrier).await? {
-        0 => {}
-        swept => info!("{swept} objects of an earlier vipshield taken back"),
+    let swept = sweep(&carrier).await?;
+    if swept > 0 {
+        info!("{swept} objects of an earlier vipshield taken back");
     }
     let replay = Replay::open(handle.clone()).context("an rtnetlink socket")?;
     let vips = Vips::new(handle.clone(), replay.handle());
@@ -89,6 +92,7 @@ async fn run(options: Run) -> Result<()> {
         deadline: options.deadline,
         replay_port: replay.port,
         own_addresses: OWN.map(Into::into).to_vec(),
+        marks: swept > 0,
     };
     info!(
         "vipshield {} guards {} (what is untrue is withheld for {} ms at the most)",
@@ -147,8 +151,15 @@ fn claim() -> Result<UnixListener> {
     }
 }
 
-fn print(query: &Query, request: Request) -> Result<()> {
-    let answer = status::ask(&query.socket, request)?;
+/// Prints what the running vipshield answers. The exit status of its status says how it is.
+fn print(query: &Query, request: Request) -> Result<ExitCode> {
+    let answer = match status::ask(&query.socket, request) {
+        Err(error @ ClientError::Unreachable { .. }) => {
+            error!("{error}");
+            return Ok(ExitCode::from(UNREACHABLE));
+        }
+        answer => answer?,
+    };
     if let Answer::Refused { error } = answer {
         bail!("the running vipshield refused: {error}");
     }
@@ -160,9 +171,16 @@ fn print(query: &Query, request: Request) -> Result<()> {
     };
     // `vipshield events | head` is no error.
     match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
+        _ => {}
     }
+    Ok(match answer {
+        Answer::Status(status) => match status.health {
+            Health::Healthy => ExitCode::SUCCESS,
+            Health::Degraded { .. } | Health::Idle => ExitCode::FAILURE,
+        },
+        Answer::Events(_) | Answer::Refused { .. } => ExitCode::SUCCESS,
+    })
 }
 
 /// Moves the VRRP sockets of a daemon that a vipshield has moved back to their NIC. Returns from

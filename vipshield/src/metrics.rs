@@ -28,7 +28,7 @@ use tokio::{
 use vipshield_common::counters::Counter;
 
 use crate::{
-    engine::{self, Filter, Phase},
+    engine::{self, Filter, Health, Phase},
     status::Status,
     wire::Malformed,
 };
@@ -165,9 +165,12 @@ pub fn text(status: &Status) -> Result<String, std::fmt::Error> {
     let warnings: Gauge = Gauge::default();
     warnings.set(i64::try_from(status.warnings.len()).unwrap_or(i64::MAX));
     registry.register("warnings", "Things that an operator should mend", warnings);
-    let ready: Gauge = Gauge::default();
-    ready.set(i64::from(status.ready));
-    registry.register("ready", "1 if every NIC and daemon is guarded", ready);
+    let health = Family::<Labels, Gauge>::default();
+    for word in Health::ALL.map(|health| health.to_string()) {
+        let is_it = word == status.health.to_string();
+        health.get_or_create(&labels([("health", word)])).set(i64::from(is_it));
+    }
+    registry.register("health", "1 for the word that vipshield status says", health);
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
@@ -262,7 +265,7 @@ mod tests {
             pid: 1,
             network_namespace: 1,
             uptime_ms: 1,
-            ready: true,
+            health: Health::Degraded { reasons: vec!["the first".to_owned()] },
             nics: vec![NicStatus {
                 name: "ens192".to_owned(),
                 ifindex: 2,
@@ -303,7 +306,9 @@ mod tests {
             "vipshield_malformed_frames_total{reason=\"truncated\"} 0",
             "vipshield_adverts_total{origin=\"foreign\"} 9",
             "vipshield_deadline_milliseconds{nic=\"ens192\"} 190",
-            "vipshield_ready 1",
+            "vipshield_health{health=\"healthy\"} 0",
+            "vipshield_health{health=\"degraded\"} 1",
+            "vipshield_health{health=\"idle\"} 0",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }

@@ -21,7 +21,7 @@ use crate::lab::{Lab, Node};
 use crate::measure::{self, Role, Witnesses};
 use crate::rtnl::{Link, address_of};
 use crate::sequence::{Sequence, Undisturbed};
-use crate::vipshield::Vipshield;
+use crate::vipshield::{Vipshield, is_ready};
 use crate::witness::timeline::{Change, Gap, Overlap, Window, overlap};
 
 /// For so long vipshield withholds what is not true, at the most: its default.
@@ -395,7 +395,7 @@ impl Ground {
 pub(super) async fn on_guard(vipshield: &Vipshield) -> Result<()> {
     clock::until("vipshield on guard", Duration::from_secs(5), async || {
         let Ok(status) = vipshield.status().await else { return Ok(None) };
-        let ready = status.get("ready").and_then(Value::as_bool) == Some(true);
+        let ready = is_ready(&status);
         let waits = status.pointer("/missing/0").is_some();
         Ok((ready || waits).then_some(()))
     })

@@ -10,6 +10,7 @@ mod many;
 mod matrix;
 mod middle;
 mod midway;
+mod misconfigured;
 mod neighbours;
 mod owners;
 mod real_failures;
@@ -179,6 +180,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(scripts::scenarios());
     all.extend(unseen::scenarios());
     all.extend(midway::scenarios());
+    all.extend(misconfigured::scenarios());
     all.extend(forged::scenarios());
     all.extend(wire::scenarios());
     all

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::lab::Lab;
 use crate::measure::{Role, Witnesses};
 use crate::sequence::Sequence;
+use crate::vipshield::is_ready;
 
 /// For so long nothing can be opened: some looks.
 const BLIND: Duration = Duration::from_secs(3);
@@ -125,7 +126,7 @@ async fn blind_now(lab: &Lab) -> Result<bool> {
             .iter()
             .all(|words| warning.contains(words))
     });
-    Ok(said && status.get("ready").and_then(Value::as_bool) == Some(false))
+    Ok(said && status.get("health").and_then(Value::as_str) == Some("degraded"))
 }
 
 async fn seeing(lab: &mut Lab) -> Result<()> {
@@ -133,8 +134,7 @@ async fn seeing(lab: &mut Lab) -> Result<()> {
         let vipshield = lab.node(0)?.vipshield.as_ref().context("vipshield does not run")?;
         let status = vipshield.status().await?;
         let quiet = status.get("warnings").and_then(Value::as_array).is_some_and(Vec::is_empty);
-        let ready = status.get("ready").and_then(Value::as_bool) == Some(true);
-        Ok((ready && quiet).then_some(()))
+        Ok((is_ready(&status) && quiet).then_some(()))
     })
     .await
 }

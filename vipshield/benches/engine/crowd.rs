@@ -102,6 +102,7 @@ impl Crowd {
             deadline: Duration::from_secs(1),
             replay_port: 4242,
             own_addresses: Vec::new(),
+            marks: false,
         });
         let now = Duration::from_secs(100);
         let mut crowd = Self { engine, place, pods, now };

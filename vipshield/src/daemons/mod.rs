@@ -13,6 +13,7 @@ mod proc;
 mod scan;
 mod socket;
 mod sockopt;
+mod speakers;
 
 pub use self::{
     borrow::{BorrowError, borrow},

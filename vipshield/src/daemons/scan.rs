@@ -24,14 +24,17 @@ use super::{
     mark::is_marked,
     proc::{ScanError, Unseen, is_first_pid_namespace, origin, processes, seen, socket_id, text},
     socket::{AttachedFilter, SocketError, attached_filter, bound, cookie, has_groups, port},
+    speakers::Speakers,
 };
 use crate::{
     causes::passing,
-    engine::{CommandSocket, Daemon, Family, Filter, MonitorSocket, Role, SocketId, VrrpSocket},
+    engine::{
+        CommandSocket, Daemon, Family, Filter, MonitorSocket, Role, SocketId, Speaker, VrrpSocket,
+    },
 };
 
 /// VRRP's protocol number (RFC 9568, section 5.1.1.4).
-const IPPROTO_VRRP: u32 = 112;
+pub(super) const IPPROTO_VRRP: u32 = 112;
 
 /// What `/proc/PID/comm` shows of a name.
 const COMM_LENGTH: usize = 15;
@@ -94,6 +97,7 @@ pub struct Scanner {
     /// The kernel's numbers of processes, which tracepoints tell, are those of /proc.
     is_numbered_alike: bool,
     homes: Homes,
+    speakers: Speakers,
 }
 
 impl Scanner {
@@ -110,6 +114,7 @@ impl Scanner {
             family: BTreeSet::new(),
             is_numbered_alike: is_first_pid_namespace(),
             homes: Homes::default(),
+            speakers: Speakers::new(namespace),
         })
     }
 
@@ -117,6 +122,12 @@ impl Scanner {
     #[must_use]
     pub const fn namespace(&self) -> u64 {
         self.namespace
+    }
+
+    /// Who speaks VRRP and was none of the daemons that the last look found.
+    #[must_use]
+    pub fn speakers(&self) -> Vec<Speaker> {
+        self.speakers.all()
     }
 
     /// What a process is of which a tracepoint told this number.
@@ -197,6 +208,8 @@ impl Scanner {
             .collect();
         let monitors = daemons.iter().flat_map(|daemon| &daemon.monitors).map(|m| m.id.inode);
         let commands = daemons.iter().flat_map(|daemon| &daemon.commands).map(|c| c.id.inode);
+        self.speakers
+            .find(scope, &daemons, |executable| self.names.iter().any(|name| name == executable));
         let seen: BTreeSet<u64> = monitors.chain(commands).collect();
         let gone = self.guarded.extract_if(.., |inode, _| !seen.contains(inode));
         let gone = gone.map(|(_, cookie)| cookie).collect();

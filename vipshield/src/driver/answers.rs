@@ -32,7 +32,7 @@ impl Driver {
             pid: std::process::id(),
             network_namespace: self.parts.scanner.namespace(),
             uptime_ms: millis(now.saturating_sub(self.started)),
-            ready: engine.ready,
+            health: engine.health,
             nics: engine.nics,
             missing: engine.missing,
             warnings,

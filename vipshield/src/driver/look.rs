@@ -92,18 +92,20 @@ impl Driver {
     /// A look that fails leaves all as it was: nothing follows from it but that the operator hears of
     /// it. Daemons that are gone are seen to be all the same.
     pub(super) async fn scan(&mut self) -> Result<(), DriverError> {
-        let (turnover, event) = match self.look() {
+        let (first, event): (Vec<Event>, Event) = match self.look() {
             Ok((daemons, died)) => {
                 // Before the kernel's word of it, or where that is not understood.
-                (died.then_some(Event::Turnover), Event::Daemons { daemons })
+                let speakers = Event::Speakers { speakers: self.parts.scanner.speakers() };
+                let turnover = died.then_some(Event::Turnover).into_iter();
+                (turnover.chain([speakers]).collect(), Event::Daemons { daemons })
             }
             Err(DriverError::Scan(error)) => {
                 let gone = self.parts.scanner.gone();
-                (None, Event::DaemonsUnknown { error: causes(&error), gone })
+                (Vec::new(), Event::DaemonsUnknown { error: causes(&error), gone })
             }
             Err(error) => return Err(error),
         };
-        self.feed(turnover.into_iter().chain([event])).await
+        self.feed(first.into_iter().chain([event])).await
     }
 
     /// Looks for daemons, and says when to look next. The second value: whether one has died.

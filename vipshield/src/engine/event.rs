@@ -8,6 +8,7 @@ use super::{
     action::Action,
     carry::Route,
     heard::Heard,
+    speakers::Speaker,
     vips::Intent,
     world::{Address, Daemon, Link},
 };
@@ -123,6 +124,11 @@ pub enum Event {
     Daemons {
         /// The result of a whole scan.
         daemons: Vec<Daemon>,
+    },
+    /// Who else speaks VRRP, or might, and is not guarded.
+    Speakers {
+        /// All of them.
+        speakers: Vec<Speaker>,
     },
     /// The daemons could not be looked at: what is known of them stays until [`Event::Daemons`].
     DaemonsUnknown {

@@ -128,11 +128,6 @@ impl Engine {
         self.failed.values().filter(|it| !it.under_way).map(|failure| failure.again).min()
     }
 
-    /// Whether all that failed can be done without.
-    pub(super) fn does_without(&self) -> bool {
-        self.to_mend().all(|(action, _)| is_optional(action))
-    }
-
     pub(super) fn note_failure(&mut self, action: Action, error: &str, now: Duration) {
         let before = self.failed.remove(&action);
         let name = action.to_string();
@@ -169,7 +164,7 @@ impl Engine {
 }
 
 /// Whether vipshield keeps its promises without it, but for packets in a moment of the kernel's.
-fn is_optional(action: &Action) -> bool {
+pub(super) fn is_optional(action: &Action) -> bool {
     matches!(
         action,
         Action::Shunt { .. }

@@ -1,7 +1,7 @@
 //! Finding the NICs to guard: by what a vipshield that is gone has left, by name, or by where VRRP
 //! sockets are.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use super::{
     Engine,
@@ -19,14 +19,11 @@ impl Engine {
         let gone: Vec<u32> =
             self.nics.keys().copied().filter(|ifindex| !self.world.has_link(*ifindex)).collect();
         for ifindex in gone {
-            if let Some(nic) = self.nics.remove(&ifindex) {
-                let text = "the interface was removed; the daemons know".to_owned();
-                tell(&mut self.actions, Weight::Warning, Some(&nic.name), text);
-                let old = nic.carried();
-                self.want(Action::ClearPolicy { ifindex, name: nic.name });
-                self.want(Action::Carry { ifindex, old, new: Plan::default() });
-                self.want(Action::Shunt { ifindex, shunt: None });
-            }
+            self.part_with(ifindex, Weight::Warning, "the interface was removed; the daemons know");
+        }
+        for ifindex in self.given_up_by_all(now) {
+            self.inherited.remove(&ifindex);
+            self.part_with(ifindex, Weight::Info, "no daemon uses it any more: guarded no longer");
         }
         for (ifindex, name) in self.left_behind() {
             self.begin_to_guard(ifindex, name, now);
@@ -34,12 +31,15 @@ impl Engine {
         for (ifindex, name) in self.asked_for() {
             self.begin_to_guard(ifindex, name, now);
         }
-        for name in self.missing() {
-            self.mention(
-                None,
-                format!("there is no interface {name} to guard; it will be once it appears"),
-            );
-        }
+    }
+
+    fn part_with(&mut self, ifindex: u32, weight: Weight, why: &str) {
+        let Some(nic) = self.nics.remove(&ifindex) else { return };
+        tell(&mut self.actions, weight, Some(&nic.name), why.to_owned());
+        let old = nic.carried();
+        self.want(Action::ClearPolicy { ifindex, name: nic.name });
+        self.want(Action::Carry { ifindex, old, new: Plan::default() });
+        self.want(Action::Shunt { ifindex, shunt: None });
     }
 
     /// The NICs of a vipshield that is gone. Where names are exchanged nothing else tells by which one
@@ -65,14 +65,31 @@ impl Engine {
             return found.collect();
         }
         let sockets = self.world.daemons.values().flat_map(|daemon| &daemon.vrrp);
-        sockets
-            .filter_map(|socket| {
-                let bound = self.world.link(socket.bound?);
-                bound.or_else(|| self.world.link(socket.home?))
-            })
+        let spoken = sockets.filter_map(|socket| {
+            let bound = self.world.link(socket.bound?);
+            bound.or_else(|| self.world.link(socket.home?))
+        });
+        spoken
+            .chain(self.places_of_vips())
             .filter(|link| !self.nics.values().any(|nic| nic.bearers.contains(&link.ifindex)))
-            .filter_map(|link| self.nic_behind(link).map(|nic| (nic.ifindex, nic.name.clone())))
+            .filter_map(|link| self.nic_behind(link))
+            .filter(|nic| nic.may_be_nic())
+            .map(|nic| (nic.ifindex, nic.name.clone()))
             .collect()
+    }
+
+    /// Where daemons have the addresses that they mean to have: it may be another interface than the one
+    /// they speak on. A bridge is none: whose it is, the NIC that is guarded tells.
+    fn places_of_vips(&self) -> impl Iterator<Item = &Link> {
+        let holders = self.world.vips.wanted().flat_map(|ip| self.world.holders(ip));
+        holders.filter_map(|holder| self.world.link(holder)).filter(|link| !link.is_bridge())
+    }
+
+    /// Whether an address may be a VIP on an interface that no daemon speaks on.
+    pub(super) fn may_be_elsewhere(&self, ip: IpAddr) -> bool {
+        let mut holders = self.world.holders(ip).filter_map(|holder| self.world.link(holder));
+        self.config.interfaces.is_empty()
+            && holders.any(|link| !link.is_bridge() && link.may_be_nic())
     }
 
     fn begin_to_guard(&mut self, ifindex: u32, name: String, now: Duration) {

@@ -146,7 +146,9 @@ impl Engine {
             .map(|daemon| daemon.pid);
         let (Some(pid), None) = (speakers.next(), speakers.next()) else { return };
         for ip in addresses {
-            if !self.world.vips.is_known(*ip) && self.is_at_home(*ip) {
+            if !self.world.vips.is_known(*ip)
+                && (self.is_at_home(*ip) || self.may_be_elsewhere(*ip))
+            {
                 self.world.vips.witness(pid, *ip);
                 let text = format!("process {pid} has {ip}: it sends adverts for it");
                 tell(&mut self.actions, Weight::Info, None, text);

@@ -36,7 +36,7 @@ impl Engine {
                 } else if self.world.see_address(ifindex, address) {
                     self.appeared(ifindex, address, now);
                 }
-                return self.is_home(ifindex);
+                return self.is_home(ifindex) || self.world.vips.is_wanted(address.ip);
             }
             Event::AddressRemoved { ifindex, address, requester } => {
                 if requester == self.config.replay_port || self.is_flash(ifindex, address, now) {
@@ -63,7 +63,10 @@ impl Engine {
                     self.word_kept(intent, now);
                 }
             }
-            Event::Moved { addresses } => self.inherit(&addresses, now),
+            Event::Moved { addresses } => {
+                self.marks |= !addresses.is_empty();
+                self.inherit(&addresses, now);
+            }
             Event::Granted { port, sequence } => return self.granted(port, sequence, now),
             Event::Route { ifindex, route, replaces } => {
                 let to = (route.destination, route.prefix_len, route.metric);
@@ -78,8 +81,14 @@ impl Engine {
             Event::Switch { ifindex, served } => self.world.see_switch(ifindex, served),
             Event::Hint => self.arming.hint(now),
             Event::Turnover => self.turnover_until = Some(now.saturating_add(TURNOVER)),
+            Event::Speakers { speakers } => {
+                let news = self.speakers != speakers;
+                self.speakers = speakers;
+                return news;
+            }
             Event::Daemons { daemons } => {
                 self.daemons_known();
+                self.looked = true;
                 self.daemons_found(daemons, now);
             }
             Event::DaemonsUnknown { error, gone } => self.daemons_unknown(error, &gone, now),

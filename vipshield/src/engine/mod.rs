@@ -19,6 +19,7 @@ mod event;
 mod failed;
 mod find;
 mod grants;
+mod health;
 mod heard;
 mod intake;
 mod names;
@@ -28,10 +29,12 @@ mod phase;
 mod rest;
 mod roster;
 mod routers;
+mod speakers;
 mod status;
 #[cfg(test)]
 mod tests;
 mod unseen;
+mod users;
 mod vips;
 mod warnings;
 mod watch;
@@ -47,10 +50,12 @@ pub use self::{
     action::Action,
     carry::{Plan, Route, Shunt, Trigger},
     event::{About, Event, Withheld},
+    health::Health,
     heard::Heard,
     names::Opening,
     notice::{Notice, Weight},
     phase::{Phase, Signs, derive},
+    speakers::Speaker,
     status::{
         ClaimStatus, ClaimantStatus, DaemonStatus, EngineStatus, Interface, NicStatus,
         RouterStatus, SenderStatus, VrrpStatus,
@@ -99,6 +104,8 @@ pub struct Config {
     pub replay_port: u32,
     /// Addresses that vipshield puts on NICs itself: they belong to nobody's NIC.
     pub own_addresses: Vec<IpAddr>,
+    /// An earlier vipshield has left something on the node: it has guarded a daemon here.
+    pub marks: bool,
 }
 
 /// The engine. See the [module](self).
@@ -133,6 +140,16 @@ pub struct Engine {
     names: Names,
     /// None if the last look at the daemons did not fail.
     unseen: Option<Unseen>,
+    /// They were looked at once.
+    looked: bool,
+    /// Who speaks VRRP here and is none of them.
+    speakers: Vec<Speaker>,
+    /// An earlier vipshield has guarded a daemon here, as what it has left says.
+    marks: bool,
+    /// A guarded daemon has used a guarded NIC.
+    engaged: bool,
+    /// What was told last of how all is, [`Health::Degraded`] left out.
+    told_health: Option<Health>,
     /// Netlink ports whose requests the guard passes, as last asked for.
     command_ports: Option<Vec<u32>>,
     watching: Watching,
@@ -167,6 +184,7 @@ impl Engine {
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self {
+            marks: config.marks,
             config,
             world: World::default(),
             nics: BTreeMap::new(),
@@ -183,6 +201,10 @@ impl Engine {
             speaking: BTreeSet::new(),
             names: Names::default(),
             unseen: None,
+            looked: false,
+            speakers: Vec::new(),
+            engaged: false,
+            told_health: None,
             command_ports: None,
             watching: Watching::default(),
             mentioned: BTreeSet::new(),
@@ -258,12 +280,15 @@ impl Engine {
             .chain(self.claims.next_deadline(self.evaluated))
             .chain(self.announcer.next_deadline())
             .chain(self.grants.next_deadline(self.evaluated))
+            .chain(self.next_disuse(self.evaluated))
             .min()
     }
 
-    /// Asks for an action, unless the same is under way or has just failed. False: not now.
+    /// Asks for an action, unless the same is under way or has just failed, or nothing may be put on the
+    /// node yet. False: not now.
     fn want(&mut self, action: Action) -> bool {
-        if self.pending.contains(&action) || self.is_put_off(&action) {
+        if self.pending.contains(&action) || self.is_too_early(&action) || self.is_put_off(&action)
+        {
             return false;
         }
         self.pending.insert(action.clone());
@@ -295,6 +320,7 @@ impl Engine {
         self.world.vips.expire(now);
         self.find_nics(now);
         self.recognise_bearers();
+        self.find_users(now);
         self.learn_patience(now);
         let indexes: Vec<u32> = self.nics.keys().copied().collect();
         for ifindex in indexes {
@@ -314,13 +340,14 @@ impl Engine {
         self.introduce();
         self.disclose();
         self.inform();
-        self.warn();
+        self.warn(now);
         for action in again {
             if self.is_still_owed(&action) {
                 self.want(action);
             }
         }
         self.settle_failures();
+        self.tell_health(now);
     }
 
     fn evaluate_nic(&mut self, ifindex: u32, now: Duration) {

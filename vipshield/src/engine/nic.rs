@@ -46,6 +46,12 @@ pub(super) struct Nic {
     /// Every interface that has been its bearer, or had its name: a VRRP socket bound to one of them
     /// is the NIC's.
     pub(super) bearers: BTreeSet<u32>,
+    /// A guarded daemon has used it, some time.
+    pub(super) engaged: bool,
+    /// Since when no daemon uses it.
+    pub(super) unused_since: Option<Duration>,
+    /// Processes of daemons that had an address here, by their own wish.
+    pub(super) tenants: BTreeSet<u32>,
     /// The addresses that belong to it, wherever they are.
     home: BTreeMap<Address, Seen>,
     /// It has been looked at.
@@ -104,6 +110,9 @@ impl Nic {
             phase_since: now,
             bearer: Some(link.ifindex),
             bearers: BTreeSet::from([link.ifindex]),
+            engaged: false,
+            unused_since: None,
+            tenants: BTreeSet::new(),
             home: BTreeMap::new(),
             looked_at: false,
             routes: BTreeSet::new(),

@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     Engine,
     claims::{Claimant, Claimed},
+    health::Health,
     phase::Phase,
     roster::Entry,
     routers::{Key, Router, Sender},
-    world::{Daemon, Family, Filter, Role},
+    world::{Family, Filter, Role},
 };
 use crate::wire::{Mac, Malformed, Version};
 
@@ -137,9 +138,8 @@ pub struct DaemonStatus {
 /// The engine's part of the status.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineStatus {
-    /// Every NIC asked for is guarded, every daemon found carries the guard, the daemons could be
-    /// looked at, and nothing has failed that vipshield cannot do without.
-    pub ready: bool,
+    /// How all is.
+    pub health: Health,
     /// Guarded NICs.
     pub nics: Vec<NicStatus>,
     /// Interfaces that were asked for and do not exist.
@@ -170,14 +170,8 @@ impl Engine {
     /// What an operator wants to know.
     #[must_use]
     pub fn status(&self, now: Duration) -> EngineStatus {
-        let missing = self.missing();
         EngineStatus {
-            ready: self.started
-                && missing.is_empty()
-                && self.unseen.is_none()
-                && self.world.daemons.values().all(Daemon::is_guardable)
-                && self.pending.is_empty()
-                && self.does_without(),
+            health: self.health(now),
             nics: self
                 .nics
                 .values()
@@ -193,8 +187,8 @@ impl Engine {
                     deadline_ms: self.patience(nic.ifindex).deadline.as_millis() as u64,
                 })
                 .collect(),
-            missing,
-            warnings: self.warnings(),
+            missing: self.missing(),
+            warnings: self.warnings(now),
             daemons: self
                 .world
                 .daemons

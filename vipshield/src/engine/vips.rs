@@ -362,6 +362,14 @@ impl Vips {
         self.known.iter().filter(|(_, vip)| vip.is_wanted()).map(|(ip, _)| *ip)
     }
 
+    /// The same, each with a process that does.
+    pub(super) fn wishes(&self) -> impl Iterator<Item = (IpAddr, u32)> + '_ {
+        self.known.iter().flat_map(|(ip, vip)| {
+            let wishing = vip.said.iter().filter(|(_, said)| said.wanted);
+            wishing.map(|(pid, _)| (*ip, *pid))
+        })
+    }
+
     /// Whether a daemon means to have it.
     pub(super) fn is_wanted(&self, ip: IpAddr) -> bool {
         self.known.get(&ip).is_some_and(Vip::is_wanted)

@@ -1,32 +1,54 @@
 //! What an operator should mend: found in what is observed, and said until it is mended.
 
+use std::{collections::BTreeSet, fmt, time::Duration};
+
 use super::{
     Engine,
+    failed::is_optional,
+    nic::Nic,
+    speakers::Speaker,
     unseen::Unseen,
     vips::MAX_ADDRESSES,
-    world::{Daemon, Filter},
+    world::{Daemon, Filter, Link},
 };
 
 /// Something to mend, and the NIC it is about.
 pub(super) struct Finding {
     pub(super) nic: Option<String>,
     pub(super) text: String,
+    /// As long as it is so, something is not guarded that should be.
+    pub(super) grave: bool,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.nic {
+            Some(nic) => write!(f, "{nic}: {}", self.text),
+            None => f.write_str(&self.text),
+        }
+    }
 }
 
 impl Engine {
     /// Says what was not found before.
-    pub(super) fn warn(&mut self) {
-        for finding in self.findings() {
+    pub(super) fn warn(&mut self, now: Duration) {
+        for finding in self.findings(now) {
             self.mention(finding.nic.as_deref(), finding.text);
         }
     }
 
+    /// What keeps something from being guarded, and is to be mended.
+    pub(super) fn grave(&self, now: Duration) -> Vec<String> {
+        let findings = self.findings(now).into_iter().filter(|finding| finding.grave);
+        let unseen = self.unseen.iter().map(Unseen::warning);
+        let failed = self.to_mend().filter(|(action, _)| !is_optional(action));
+        let failed = failed.map(|(_, failure)| failure.warning());
+        findings.map(|finding| finding.to_string()).chain(unseen).chain(failed).collect()
+    }
+
     /// All that is to be mended now, failed actions included.
-    pub(super) fn warnings(&self) -> Vec<String> {
-        let findings = self.findings().into_iter().map(|finding| match finding.nic {
-            Some(nic) => format!("{nic}: {}", finding.text),
-            None => finding.text,
-        });
+    pub(super) fn warnings(&self, now: Duration) -> Vec<String> {
+        let findings = self.findings(now).into_iter().map(|finding| finding.to_string());
         let unseen = self.unseen.iter().map(Unseen::warning);
         let failed = self.to_mend().map(|(_, failure)| failure.warning());
         let conflicts = self.claims.of.iter().filter_map(|(ip, claimed)| {
@@ -36,11 +58,12 @@ impl Engine {
         findings.chain(unseen).chain(failed).chain(conflicts).collect()
     }
 
-    fn findings(&self) -> Vec<Finding> {
-        let mut findings = Vec::new();
+    fn findings(&self, now: Duration) -> Vec<Finding> {
+        let mut findings = self.unguarded(now);
         for daemon in self.world.daemons.values() {
             findings.extend(daemon.trouble.iter().map(|trouble| Finding {
                 nic: None,
+                grave: true,
                 text: format!(
                     "{} {} cannot be guarded, and sees every event: {trouble}",
                     daemon.name, daemon.pid
@@ -49,6 +72,7 @@ impl Engine {
             let foreign = daemon.monitors.iter().filter(|it| it.filter == Filter::Foreign);
             findings.extend(foreign.map(|monitor| Finding {
                 nic: None,
+                grave: true,
                 text: format!(
                     "{} {}: its netlink socket ({}) already has a filter that is not \
                      vipshield's; it is left alone, and this daemon sees every event (restart the \
@@ -59,6 +83,7 @@ impl Engine {
             let foreign = daemon.commands.iter().filter(|it| it.filter == Filter::Foreign);
             findings.extend(foreign.map(|command| Finding {
                 nic: None,
+                grave: false,
                 text: format!(
                     "{} {}: its netlink socket ({}) already has a filter that is not \
                      vipshield's; it is left alone, and an address that this daemon gives up \
@@ -71,6 +96,7 @@ impl Engine {
         let unserved = self.nics.values().filter(|nic| !self.world.is_served(nic.ifindex));
         findings.extend(unserved.map(|nic| Finding {
             nic: Some(nic.name.clone()),
+            grave: false,
             text: "the Open vSwitch that it is a port of takes no new flows: ovs-vswitchd is gone; start it \
                    again"
                 .to_owned(),
@@ -78,6 +104,7 @@ impl Engine {
         if self.world.vips.is_full() {
             findings.push(Finding {
                 nic: None,
+                grave: true,
                 text: format!(
                     "daemons want {MAX_ADDRESSES} addresses, and vipshield remembers no more: those that \
                      came later are not moved, not carried, and stay on a bridge when they are given up"
@@ -86,6 +113,7 @@ impl Engine {
         }
         findings.extend(self.half_deaf().map(|(daemon, nic)| Finding {
             nic: Some(nic.name.clone()),
+            grave: false,
             text: format!(
                 "{} {} was reloaded while the NIC was called otherwise, as Kube-OVN has it within an \
                  exchange of names: it binds its sockets by the name and sends by the NIC's number, \
@@ -121,8 +149,73 @@ impl Engine {
                      use_vmac out of keepalived's configuration, or give Kube-OVN another NIC",
                     daemon.name, daemon.pid
                 );
-                Finding { nic: Some(nic), text }
+                Finding { nic: Some(nic), text, grave: false }
             })
             .collect()
+    }
+
+    /// NICs without a daemon, and where the daemon may be that was meant.
+    fn unguarded(&self, now: Duration) -> Vec<Finding> {
+        let missing = self.missing().into_iter().map(|name| Finding {
+            nic: None,
+            grave: true,
+            text: format!(
+                "there is no interface {name} in this network namespace: it is guarded once it \
+                 appears; --interface has to name keepalived's"
+            ),
+        });
+        let mut findings: Vec<Finding> = missing.collect();
+        let idle = |nic: &&Nic| self.users(nic).next().is_none() && !self.is_back_soon(nic, now);
+        let idle: Vec<&Nic> = self.nics.values().filter(idle).collect();
+        let grave = self.looked && (self.nics.is_empty() || !idle.is_empty());
+        // One that was guarded here before was none of another network namespace.
+        let never = self.world.daemons.is_empty() && !self.engaged && !self.marks;
+        let speakers = self.speakers.iter().filter(|speaker| match speaker {
+            Speaker::Renamed { .. } | Speaker::Hidden { .. } => true,
+            Speaker::Elsewhere { .. } => grave && never,
+        });
+        let text = |speaker: &Speaker| Finding { nic: None, text: speaker.to_string(), grave };
+        findings.extend(speakers.map(text));
+        // Who names no interface has what daemons use guarded.
+        if !grave || self.config.interfaces.is_empty() {
+            return findings;
+        }
+        let elsewhere: Vec<Finding> = self
+            .world
+            .daemons
+            .values()
+            .filter_map(|daemon| self.speaks_elsewhere(daemon))
+            .collect();
+        let others = self.nics.values().any(|nic| self.is_guarded(nic));
+        if others || !elsewhere.is_empty() {
+            findings.extend(idle.into_iter().map(|nic| Finding {
+                nic: Some(nic.name.clone()),
+                text: "no daemon speaks VRRP on it, so nothing is done for it: --interface has to name \
+                       keepalived's"
+                    .to_owned(),
+                grave,
+            }));
+        }
+        findings.extend(elsewhere);
+        findings
+    }
+
+    /// Where a daemon speaks VRRP that is no guarded NIC's.
+    fn speaks_elsewhere(&self, daemon: &Daemon) -> Option<Finding> {
+        let is_guarded = |link: &&Link| {
+            let of = |ifindex: u32| self.nics.values().any(|nic| nic.bearers.contains(&ifindex));
+            of(link.ifindex) || link.lower().is_some_and(of)
+        };
+        let links = daemon.vrrp.iter().filter_map(|socket| self.world.link(socket.bound?));
+        let names: BTreeSet<&str> =
+            links.filter(|link| !is_guarded(link)).map(|link| link.name.as_str()).collect();
+        let on: Vec<&str> = names.into_iter().collect();
+        let Daemon { name, pid, .. } = daemon;
+        let text = format!(
+            "{name} {pid} speaks VRRP on {}, which is not guarded: name that with --interface, or give \
+             no --interface",
+            on.join(" and ")
+        );
+        (!on.is_empty()).then_some(Finding { nic: None, text, grave: true })
     }
 }

@@ -15,7 +15,7 @@ pub use self::{
     server::{Server, ServerError},
     text::{events_text, status_text},
 };
-use crate::engine::{ClaimStatus, DaemonStatus, NicStatus, Notice, RouterStatus};
+use crate::engine::{ClaimStatus, DaemonStatus, Health, NicStatus, Notice, RouterStatus};
 
 /// A question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,8 +38,9 @@ pub struct Status {
     pub network_namespace: u64,
     /// For how long it has been running, in milliseconds.
     pub uptime_ms: u64,
-    /// Every NIC asked for is guarded, and every daemon found carries the guard.
-    pub ready: bool,
+    /// How all is.
+    #[serde(flatten)]
+    pub health: Health,
     /// Guarded NICs.
     pub nics: Vec<NicStatus>,
     /// Interfaces that were asked for and do not exist.

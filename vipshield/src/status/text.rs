@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{PastEvent, Status};
-use crate::engine::{ClaimantStatus, Family, Filter, Role, RouterStatus, Weight};
+use crate::engine::{ClaimantStatus, Family, Filter, Health, Role, RouterStatus, Weight};
 
 /// Of virtual routers that are not known to be this node's no more are shown: anybody can invent
 /// them.
@@ -20,12 +20,16 @@ pub fn status_text(status: &Status) -> String {
         status.version,
         status.pid,
         duration(status.uptime_ms),
-        if status.ready { "ready" } else { "not ready" }
+        status.health
     );
-    for name in &status.missing {
-        let _ = writeln!(text, "{name}: there is no such interface yet");
+    let reasons = match &status.health {
+        Health::Degraded { reasons } => reasons.as_slice(),
+        Health::Healthy | Health::Idle => &[],
+    };
+    for reason in reasons {
+        let _ = writeln!(text, "degraded: {reason}");
     }
-    for warning in &status.warnings {
+    for warning in status.warnings.iter().filter(|warning| !reasons.contains(warning)) {
         let _ = writeln!(text, "warning: {warning}");
     }
     for nic in &status.nics {
@@ -42,7 +46,10 @@ pub fn status_text(status: &Status) -> String {
         );
     }
     if status.daemons.is_empty() {
-        let _ = writeln!(text, "no daemon to guard was found yet");
+        let _ = writeln!(
+            text,
+            "no daemon is seen; if keepalived runs here, look at hostNetwork, hostPID and --daemon"
+        );
     }
     for daemon in &status.daemons {
         let role = match daemon.role {

@@ -10,8 +10,8 @@ use vipshield_common::guard::withhold;
 
 use super::{
     super::{
-        Action, Address, Answers, Config, Daemon, Engine, EngineStatus, Event, Filter, Intent,
-        NicStatus, Opening, Phase, Plan, Shunt,
+        Action, Address, Answers, Config, Daemon, Engine, EngineStatus, Event, Filter, Health,
+        Intent, NicStatus, Opening, Phase, Plan, Shunt,
     },
     adapters::destinations,
     guard::{Guard, View},
@@ -97,6 +97,7 @@ pub(super) fn engine_for(nics: &[&str]) -> Engine {
         deadline: DEADLINE,
         replay_port: REPLAY_PORT,
         own_addresses: vec![OWN.parse().unwrap()],
+        marks: false,
     })
 }
 
@@ -181,6 +182,10 @@ impl Bench {
         for filter in filters.filter(|filter| **filter == Filter::Guard) {
             *filter = Filter::Stale;
         }
+    }
+
+    pub(super) fn is_healthy(&self) -> bool {
+        self.status().health == Health::Healthy
     }
 
     /// Daemons are looked for.

@@ -73,12 +73,12 @@ fn the_same_failure_is_said_once_and_so_is_its_end() {
 #[test]
 fn what_vipshield_can_do_without_is_no_reason_not_to_be_ready() {
     let mut bench = without_classifiers();
-    assert!(bench.status().ready);
+    assert!(bench.is_healthy());
     let [warning] = &bench.status().warnings[..] else { panic!("one warning") };
     assert!(warning.contains("laying a shunt") && warning.contains("made to fail"), "{warning}");
     bench.fails = |action| matches!(action, Action::Guard { .. });
     bench.restart_daemon(701);
-    assert!(!bench.status().ready, "a daemon without a guard is");
+    assert!(!bench.is_healthy(), "a daemon without a guard is");
 }
 
 /// What is not wanted any more is nothing to mend.

@@ -404,11 +404,11 @@ fn a_guard_that_cannot_be_put_on_is_tried_again() {
     bench.advance(10 * RETRY);
     let (tried, pause) = attempts(&bench, |action| matches!(action, Action::Guard { .. }));
     assert_eq!((tried, pause), (11, RETRY));
-    assert!(!bench.status().ready);
+    assert!(!bench.is_healthy());
     bench.fails = |_| false;
     bench.advance(RETRY);
     assert_eq!(bench.keepalived().filter, Filter::Guard);
-    assert!(bench.status().ready);
+    assert!(bench.is_healthy());
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod daemons;
 mod failed;
 mod failures;
 mod guard;
+mod health;
 mod ipv6;
 mod keepalived;
 mod kube_ovn;

@@ -1,7 +1,7 @@
 //! vipshield and the daemon begin and end at any step.
 
 use super::{
-    super::{Action, Event, Filter, Phase},
+    super::{Action, Event, Filter, Health, Phase},
     all,
     bench::{Bench, DEADLINE, engine_for},
     kube_ovn::{Sequence, Step},
@@ -340,7 +340,7 @@ fn a_daemon_that_starts_or_dies_at_any_step_disturbs_nothing() {
         });
         assert_eq!(bench.phase(), end(sequence), "{name}");
         assert!(bench.status().daemons.is_empty(), "{name}");
-        assert!(bench.status().ready, "{name}");
+        assert!(!bench.is_healthy(), "{name}");
 
         let mut late = Bench::unshielded(datapath);
         late.daemon = None;
@@ -369,5 +369,5 @@ fn what_fails_for_a_daemon_that_is_gone_is_forgotten() {
     bench.daemon = None;
     bench.scan();
     assert_eq!(bench.engine.next_deadline(), None);
-    assert!(bench.status().ready);
+    assert_eq!(bench.status().health, Health::Idle);
 }

@@ -64,17 +64,17 @@ fn a_sequence_is_masked_meanwhile() {
 #[test]
 fn it_is_said_once_and_so_is_its_end() {
     let mut bench = Bench::owner_of_vip(Datapath::Bridge);
-    assert!(bench.status().ready);
+    assert!(bench.is_healthy());
     for errno in ["EMFILE in one place", "EMFILE in another", "EMFILE in a third"] {
         blind(&mut bench, errno, &[]);
-        assert!(!bench.status().ready);
+        assert!(!bench.is_healthy());
         let [warning] = &bench.status().warnings[..] else { panic!("one warning") };
         assert!(warning.contains(errno) && warning.contains("tried again"), "{warning}");
     }
     assert_eq!(told(&bench, Weight::Warning, "EMFILE"), 1);
     bench.scan();
     bench.scan();
-    assert!(bench.status().ready && bench.status().warnings.is_empty());
+    assert!(bench.is_healthy() && bench.status().warnings.is_empty());
     assert_eq!(told(&bench, Weight::Info, "after 3 looks that failed"), 1);
     assert_eq!(told(&bench, Weight::Info, "looked at again"), 1);
     blind(&mut bench, "EMFILE", &[]);
@@ -97,12 +97,12 @@ fn one_that_is_gone_for_certain_takes_its_vip_along() {
             assert_eq!(bench.places(address(VIP)).len(), 1, "another process");
             blind(&mut bench, "EMFILE", &[pid]);
             assert!(bench.places(address(VIP)).is_empty(), "{sequence:?} on {datapath:?}");
-            assert!(bench.status().daemons.is_empty() && !bench.status().ready);
+            assert!(bench.status().daemons.is_empty() && !bench.is_healthy());
             blind(&mut bench, "EMFILE", &[pid]);
             assert_eq!(told(&bench, Weight::Info, &format!("{pid} is gone")), 1);
             // The next one is guarded as soon as it can be looked at.
             bench.restart_daemon(pid + 1);
-            assert!(bench.status().ready);
+            assert!(bench.is_healthy());
         }
     }
 }

@@ -60,7 +60,7 @@ fn use_vmac_cannot_work_and_is_said() {
 #[test]
 fn a_daemon_that_cannot_be_looked_at_is_said() {
     let mut bench = Bench::new(Datapath::Bridge);
-    assert!(bench.status().warnings.is_empty() && bench.status().ready);
+    assert!(bench.status().warnings.is_empty() && bench.is_healthy());
     let mut daemons = bench.found();
     daemons[0].trouble = Some("duplicating descriptor 10: not permitted".to_owned());
     for _ in 0..3 {
@@ -69,7 +69,7 @@ fn a_daemon_that_cannot_be_looked_at_is_said() {
     assert_eq!(mentions(&bench, "not permitted"), 1);
     let [warning] = &bench.status().warnings[..] else { panic!("one warning") };
     assert!(warning.contains("keepalived 700") && warning.contains("not permitted"), "{warning}");
-    assert!(!bench.status().ready);
+    assert!(!bench.is_healthy());
 }
 
 #[test]

@@ -110,6 +110,13 @@ pub struct Daemon {
 }
 
 impl Daemon {
+    /// Whether all that it hears of the network passes the guard.
+    #[must_use]
+    pub fn is_guarded(&self) -> bool {
+        let is_guarded = |monitor: &MonitorSocket| monitor.filter == Filter::Guard;
+        self.trouble.is_none() && !self.monitors.is_empty() && self.monitors.iter().all(is_guarded)
+    }
+
     /// Whether nothing stands in the way of guarding it: it can be looked at, and no monitor socket
     /// carries somebody else's filter.
     #[must_use]

@@ -27,6 +27,10 @@ pub struct Link {
     pub mac: Vec<u8>,
 }
 
+/// Kinds of interfaces with hardware addresses of Ethernet's that are nobody's uplink.
+const NO_NICS: [&str; 9] =
+    ["dummy", "ifb", "vxlan", "geneve", "gretap", "ip6gretap", "erspan", "ip6erspan", "tun"];
+
 impl Link {
     /// A Linux bridge, or an internal port of Open vSwitch: what can carry a port's addresses.
     #[must_use]
@@ -38,6 +42,15 @@ impl Link {
     #[must_use]
     pub fn is_open_vswitch(&self) -> bool {
         self.kind.as_deref() == Some("openvswitch")
+    }
+
+    /// Whether it may be an uplink that somebody makes a port: an Ethernet interface (`lo` has no hardware
+    /// address, and an IP tunnel none of Ethernet's) that is neither a tunnel itself nor a dummy.
+    #[must_use]
+    pub fn may_be_nic(&self) -> bool {
+        let is_ethernet = self.mac.len() == 6 && self.mac.iter().any(|byte| *byte != 0);
+        let kind = self.kind.as_deref();
+        is_ethernet && !kind.is_some_and(|kind| NO_NICS.contains(&kind))
     }
 
     /// Whether frames that arrive on its ports go up the stack here. Those of a VRF's interfaces do not:
