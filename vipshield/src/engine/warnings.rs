@@ -3,6 +3,7 @@
 use super::{
     Engine,
     failed::Failure,
+    nic::{CutOff, Nic},
     unseen::Unseen,
     world::{Daemon, Filter},
 };
@@ -68,13 +69,7 @@ impl Engine {
             }));
             findings.extend(self.virtual_macs(daemon));
         }
-        let unserved = self.nics.values().filter(|nic| !self.world.is_served(nic.ifindex));
-        findings.extend(unserved.map(|nic| Finding {
-            nic: Some(nic.name.clone()),
-            text: "the Open vSwitch that it is a port of takes no new flows: ovs-vswitchd is gone; start it \
-                   again"
-                .to_owned(),
-        }));
+        findings.extend(self.nics.values().filter_map(|nic| self.bridge_fails(nic)));
         findings.extend(self.half_deaf().map(|(daemon, nic)| Finding {
             nic: Some(nic.name.clone()),
             text: format!(
@@ -87,6 +82,20 @@ impl Engine {
             ),
         }));
         findings
+    }
+
+    /// A bridge that is there and does not do what it is there for.
+    fn bridge_fails(&self, nic: &Nic) -> Option<Finding> {
+        let text = if nic.cut_off() == Some(CutOff::Lost) && nic.is_mourning() {
+            "adverts do not get through the bridge that it is a port of: see whether the port forwards (the \
+             spanning tree protocol lets it wait for half a minute), whether ovs-vswitchd runs and has \
+             handler threads, and what filters the bridge has"
+        } else {
+            self.world.unserved_since(nic.ifindex)?;
+            "the Open vSwitch that it is a port of takes no new flows: ovs-vswitchd is gone, or does not \
+             get on; start it again"
+        };
+        Some(Finding { nic: Some(nic.name.clone()), text: text.to_owned() })
     }
 
     /// VRRP on a virtual interface of a NIC: such a NIC cannot become a port.

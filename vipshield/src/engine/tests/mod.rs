@@ -14,6 +14,7 @@ mod kube_ovn;
 mod names;
 mod node;
 mod outranked;
+mod passage;
 mod phases;
 mod properties;
 mod rest;
