@@ -150,7 +150,7 @@ const CORE: &[&str] = &[
     "keepalived-unicast",
     "switch-cleared",
     "switch-killed-between-3s",
-    "switch-held-join-10s",
+    "switch-held-join-1s",
     "switch-held-join-10s-backup",
 ];
 
