@@ -2,10 +2,11 @@
 //! the node's namespace.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use nix::sys::signal::Signal;
 
 use crate::clock;
 use crate::config::DatapathKind;
@@ -54,7 +55,7 @@ impl Tool {
 /// Open vSwitch's two daemons and the way to their database.
 #[derive(Debug)]
 pub struct Ovs {
-    switch: Option<Daemon>,
+    switch: Mutex<Option<Daemon>>,
     _database: Daemon,
     dir: PathBuf,
     namespace: Arc<Netns>,
@@ -120,8 +121,8 @@ impl Ovs {
         .await?;
         let init = vsctl(&socket, token).args(["--no-wait", "init"]);
         init.succeed(Duration::from_secs(10)).await?;
-        let mut ovs = Self {
-            switch: None,
+        let ovs = Self {
+            switch: Mutex::new(None),
             _database: server,
             dir: dir.to_owned(),
             namespace: Arc::clone(&host.namespace),
@@ -135,15 +136,23 @@ impl Ovs {
     /// Start `ovs-vswitchd` and wait until it has taken the database's state.
     ///
     /// # Errors
-    /// When it cannot be started, or does not get that far.
-    pub async fn start_switch(&mut self) -> Result<()> {
+    /// When it cannot be started, does not get that far, or would set up no flows.
+    pub async fn start_switch(&self) -> Result<()> {
         let switch = daemon("ovs-vswitchd", &self.dir, &self.namespace, &self.token)
             .arg(format!("unix:{}", database_socket(&self.dir).display()))
             .arg(format!("--unixctl={}", self.control().display()))
             .start(&self.dir.join("ovs-vswitchd.log"), self.epoch)?;
-        self.switch = Some(switch);
+        *self.switch.lock().unwrap_or_else(PoisonError::into_inner) = Some(switch);
         // Answers when the switch has.
-        self.vsctl(&["set", "open", ".", "external-ids:hostname=node1"]).await.map(drop)
+        self.vsctl(&["set", "open", ".", "external-ids:hostname=node1"]).await?;
+        // In the first seconds of a machine it counts no processors.
+        let useless = "n-handler-threads to 0";
+        let said = |switch: &Daemon| switch.lines().iter().any(|line| line.text.contains(useless));
+        ensure!(
+            !self.with_switch(|switch| Ok(said(switch)))?,
+            "ovs-vswitchd has no handler thread"
+        );
+        Ok(())
     }
 
     /// Have `ovs-vswitchd` end and take the kernel's datapath with it, as the stopping of its
@@ -151,24 +160,41 @@ impl Ovs {
     ///
     /// # Errors
     /// When it does not run, or does not obey.
-    pub async fn clear_switch(&mut self) -> Result<()> {
+    pub async fn clear_switch(&self) -> Result<()> {
         Program::new("ovs-appctl", "ovs-appctl", &self.token)
             .arg(format!("--target={}", self.control().display()))
             .args(["exit", "--cleanup"])
             .succeed(Duration::from_secs(10))
             .await?;
         // A signal would end it before it has cleaned up.
-        let switch = self.switch.take().context("ovs-vswitchd does not run")?;
-        switch.ended(Duration::from_secs(10)).await.map(drop)
+        self.take_switch()?.ended(Duration::from_secs(10)).await.map(drop)
     }
 
     /// Kill `ovs-vswitchd`. The kernel's datapath stays, with the flows that it has.
     ///
     /// # Errors
     /// When it does not run.
-    pub async fn kill_switch(&mut self) -> Result<()> {
-        let switch = self.switch.take().context("ovs-vswitchd does not run")?;
-        switch.kill().await
+    pub async fn kill_switch(&self) -> Result<()> {
+        self.take_switch()?.kill().await
+    }
+
+    /// Have `ovs-vswitchd` stop where it is, or go on. What it is asked meanwhile waits.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn hold_switch(&self, held: bool) -> Result<()> {
+        let signal = if held { Signal::SIGSTOP } else { Signal::SIGCONT };
+        self.with_switch(|switch| switch.signal(signal))
+    }
+
+    fn with_switch<T>(&self, work: impl FnOnce(&Daemon) -> Result<T>) -> Result<T> {
+        let switch = self.switch.lock().unwrap_or_else(PoisonError::into_inner);
+        work(switch.as_ref().context("ovs-vswitchd does not run")?)
+    }
+
+    fn take_switch(&self) -> Result<Daemon> {
+        let mut switch = self.switch.lock().unwrap_or_else(PoisonError::into_inner);
+        switch.take().context("ovs-vswitchd does not run")
     }
 
     fn control(&self) -> PathBuf {

@@ -38,7 +38,7 @@ impl Direction {
 
 /// What the program took a frame for, without having looked further than it had to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(u32)]
+#[repr(u16)]
 pub enum FrameKind {
     /// ARP for IPv4 over Ethernet (RFC 826), a request or a reply.
     Arp = 1,
@@ -55,7 +55,7 @@ pub enum FrameKind {
 impl FrameKind {
     /// The kind with this number, if there is one.
     #[must_use]
-    pub const fn from_u32(value: u32) -> Option<Self> {
+    pub const fn from_u16(value: u16) -> Option<Self> {
         Some(match value {
             1 => Self::Arp,
             2 => Self::Solicitation,
@@ -78,7 +78,9 @@ pub struct FrameReport {
     /// A [`Direction`].
     pub direction: u32,
     /// A [`FrameKind`].
-    pub kind: u32,
+    pub kind: u16,
+    /// 1: it took a shunt, past the bridge; else 0.
+    pub shunted: u16,
     /// Ethertype of the hardware-accelerated tag (0x8100 or 0x88a8), in host byte order; 0: none.
     /// Such a tag is the frame's outermost one and is not among its bytes.
     pub vlan_protocol: u16,

@@ -7,7 +7,7 @@
 use aya_ebpf::{helpers::bpf_get_current_task, macros::socket_filter, programs::SkBuffContext};
 use vipshield_common::{
     counters::Counter,
-    shunt::{LIFETIME_NS, Thrown, trigger},
+    shunt::{Thrown, trigger},
 };
 
 use crate::{
@@ -53,23 +53,20 @@ fn watch(skb: &SkBuffContext) -> Option<()> {
         }
         return None;
     }
-    let until = now_ns().saturating_add(LIFETIME_NS);
-    let (event, thrown) = match (link.family, header.message_type) {
+    let both = |until| Thrown { ingress: until, egress: until };
+    match (link.family, header.message_type) {
         // A Linux bridge says so of a port that leaves, before the port is gone (`del_nbp`): first
         // that it is disabled. From then on it drops what the port receives.
-        (AF_BRIDGE, RTM_NEWLINK) if !works(&link) || !is_disabled_port(skb) => return None,
-        (AF_BRIDGE, _) => (trigger::CUT, Thrown { ingress: until, egress: until }),
-        (_, RTM_DELLINK) => return None,
-        _ if payload(skb, IFLA_MASTER).is_some() => {
-            (trigger::JOIN, Thrown { ingress: until, egress: until })
-        }
+        (AF_BRIDGE, RTM_NEWLINK) if !works(&link) || !is_disabled_port(skb) => {}
+        (AF_BRIDGE, _) => throw(link.index, trigger::CUT, both),
+        (_, RTM_DELLINK) => {}
+        _ if payload(skb, IFLA_MASTER).is_some() => throw(link.index, trigger::JOIN, both),
         _ => {
             // SAFETY: as above.
             let thrown = unsafe { SHUNTED.get(link.index) }.copied().unwrap_or_default();
-            (trigger::CUT, thrown.let_go(now_ns()))
+            throw(link.index, trigger::CUT, |until| thrown.let_go(now_ns(), until));
         }
-    };
-    throw(link.index, event, thrown);
+    }
     Some(())
 }
 
@@ -108,13 +105,15 @@ const fn works(link: &LinkMessage) -> bool {
     link.flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING
 }
 
-/// Throws the shunt of a NIC if it is laid for this event.
+/// Throws the shunt of a NIC if it is laid for this event; `thrown` is told until when it may last.
 #[inline(always)]
-pub(crate) fn throw(nic: u32, event: u32, thrown: Thrown) {
+pub(crate) fn throw(nic: u32, event: u32, thrown: impl FnOnce(u64) -> Thrown) {
     // SAFETY: as in `watch`.
     let laid = unsafe { SHUNT_ENDS.get(nic) };
-    if laid.is_some_and(|end| end.nic == nic && end.trigger == event)
-        && SHUNTED.insert(nic, thrown, 0).is_ok()
+    if let Some(end) = laid
+        && end.nic == nic
+        && end.trigger == event
+        && SHUNTED.insert(nic, thrown(end.until(now_ns())), 0).is_ok()
     {
         count(Counter::ShuntsThrown);
     }

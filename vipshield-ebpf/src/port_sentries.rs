@@ -10,7 +10,7 @@ use aya_ebpf::{
     macros::kprobe,
     programs::ProbeContext,
 };
-use vipshield_common::shunt::{Devices, LIFETIME_NS, Thrown, trigger};
+use vipshield_common::shunt::{Devices, Thrown, trigger};
 
 use crate::{
     link_sentry::throw,
@@ -41,8 +41,7 @@ fn bridge_cut_sentry(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn bridge(ctx: &ProbeContext, event: u32) -> u32 {
     if let Some(device) = ctx.arg::<*const c_void>(1) {
-        let until = now_ns().saturating_add(LIFETIME_NS);
-        throw_of(device, event, Thrown { ingress: until, egress: until });
+        throw_of(device, event, |until| Thrown { ingress: until, egress: until });
     }
     0
 }
@@ -89,15 +88,14 @@ fn ovs_cut(ctx: &ProbeContext) {
     if let Some(port) = ctx.arg::<*const c_void>(0)
         && let Some(device) = read(port, 0)
     {
-        let until = now_ns().saturating_add(LIFETIME_NS);
-        throw_of(device, trigger::CUT, Thrown { ingress: 0, egress: until });
+        throw_of(device, trigger::CUT, |until| Thrown { ingress: 0, egress: until });
     }
 }
 
 /// Throws the shunt of the NIC that is this `struct net_device`, unless it is one of another network
 /// namespace, where the same index is another interface's.
 #[inline(always)]
-fn throw_of(device: *const c_void, event: u32, thrown: Thrown) {
+fn throw_of(device: *const c_void, event: u32, thrown: impl FnOnce(u64) -> Thrown) {
     // SAFETY: the loader replaces the constant before the program is loaded: the compiler must not
     // know it.
     let known = unsafe { core::ptr::read_volatile(&raw const DEVICES) };

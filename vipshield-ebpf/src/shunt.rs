@@ -13,7 +13,7 @@ use aya_ebpf::{
 };
 use vipshield_common::{
     counters::Counter,
-    shunt::{ShuntEnd, Thrown},
+    shunt::{MARK, ShuntEnd, Thrown},
 };
 
 use crate::{
@@ -40,7 +40,7 @@ fn shunt_ingress(ctx: TcContext) -> i32 {
     match unsafe { (*ctx.skb.skb).pkt_type } {
         PACKET_HOST => {
             count(Counter::ShuntedIn);
-            redirect(end.peer, u64::from(BPF_F_INGRESS))
+            redirect(&ctx, end.peer, u64::from(BPF_F_INGRESS))
         }
         PACKET_BROADCAST | PACKET_MULTICAST => {
             copy(&ctx, end.peer, u64::from(BPF_F_INGRESS), Counter::ShuntedIn)
@@ -63,7 +63,7 @@ fn shunt_out(ctx: &TcContext) -> Option<i32> {
     // The group bit of the destination's hardware address (IEEE 802.3, 3.2.3).
     if byte(ctx, 0)? & 1 == 0 {
         count(Counter::ShuntedOut);
-        Some(redirect(end.peer, 0))
+        Some(redirect(ctx, end.peer, 0))
     } else {
         Some(copy(ctx, end.peer, 0, Counter::ShuntedOut))
     }
@@ -81,7 +81,9 @@ fn is_tagged_in_band(ctx: &TcContext) -> Option<bool> {
 /// Has a copy of a frame take the shunt; the frame goes its usual way, be it copied or not.
 #[inline(always)]
 fn copy(ctx: &TcContext, ifindex: u32, flags: u64, counter: Counter) -> i32 {
+    mark(ctx, MARK);
     let copied = ctx.clone_redirect(ifindex, flags).is_ok();
+    mark(ctx, 0);
     count(if copied { counter } else { Counter::ShuntsFailed });
     TC_ACT_UNSPEC
 }
@@ -99,7 +101,24 @@ fn end(ctx: &TcContext) -> Option<(ShuntEnd, Thrown)> {
 }
 
 #[inline(always)]
-fn redirect(ifindex: u32, flags: u64) -> i32 {
+fn redirect(ctx: &TcContext, ifindex: u32, flags: u64) -> i32 {
+    mark(ctx, MARK);
     // SAFETY: a helper without preconditions.
     unsafe { bpf_redirect(ifindex, flags) as i32 }
+}
+
+/// Writes what tells a frame that took the shunt from one that went through the bridge. It is in the
+/// frame's control block, which is copied with it (`__copy_skb_header`), and which nothing writes to between
+/// a redirection and the programs of the other interface.
+#[inline(always)]
+fn mark(ctx: &TcContext, mark: u32) {
+    // SAFETY: the context of a classifier is a `__sk_buff`, whose `cb` it may write to.
+    unsafe { (*ctx.skb.skb).cb[0] = mark };
+}
+
+/// Whether a frame took the shunt.
+#[inline(always)]
+pub(crate) fn is_shunted(ctx: &TcContext) -> bool {
+    // SAFETY: as above.
+    unsafe { (*ctx.skb.skb).cb[0] == MARK }
 }

@@ -28,6 +28,7 @@ use crate::{
         SOLICITATION, bounded, byte, ipv4_key, ipv6_key, number,
     },
     maps::{CAPTURE_ROOM, FRAMES, NEWCOMERS, RECORD, SOURCES, WATCHED, alive, count, now_ns},
+    shunt::is_shunted,
     skb::load,
 };
 
@@ -204,7 +205,8 @@ fn report(ctx: &TcContext, direction: Direction, kind: FrameKind, router: u8) {
         time_ns: now,
         ifindex,
         direction: direction as u32,
-        kind: kind as u32,
+        kind: kind as u16,
+        shunted: u16::from(is_shunted(ctx)),
         vlan_protocol: if tagged { u16::from_be(protocol as u16) } else { 0 },
         vlan_tci: if tagged { tci as u16 } else { 0 },
         length,

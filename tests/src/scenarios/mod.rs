@@ -18,6 +18,7 @@ mod restarts;
 mod rough;
 mod scene;
 mod scripts;
+mod switches;
 mod unseen;
 mod uplinks;
 mod variants;
@@ -150,7 +151,9 @@ const CORE: &[&str] = &[
     "node-vlan",
     "keepalived-unicast",
     "switch-cleared",
-    "switch-killed",
+    "switch-killed-between-3s",
+    "switch-held-join-1s",
+    "switch-held-join-10s-backup",
 ];
 
 /// Whether a scenario is one of those.
@@ -178,6 +181,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(real_failures::scenarios());
     all.extend(restarts::scenarios());
     all.extend(scripts::scenarios());
+    all.extend(switches::scenarios());
     all.extend(unseen::scenarios());
     all.extend(midway::scenarios());
     all.extend(misconfigured::scenarios());

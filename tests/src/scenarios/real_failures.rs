@@ -3,20 +3,20 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
 use super::failures::{SLACK, told};
-use super::scene::{Beginning, MOMENT, failover, gone, one_owner, phase, served_by, staged, still};
+use super::scene::{Beginning, MOMENT, failover, gone, one_owner, phase, served_by, staged};
+use super::switches::open_vswitch;
 use super::{Context, Scenario};
 use crate::clock;
 use crate::config::DatapathKind;
-use crate::datapath::{Datapath, Ovs};
 use crate::lab::Lab;
 use crate::measure::{Role, Witnesses};
 use crate::sequence::{Before, Sequence, StepKind, Undisturbed, Verdict};
 
 /// What is untrue is withheld for so long at the most: vipshield's default.
-const DEADLINE: Duration = Duration::from_millis(1900);
+pub(super) const DEADLINE: Duration = Duration::from_millis(1900);
 
 /// Where in a sequence the carrier is lost: before its first step of this kind.
 const MOMENTS: [(Sequence, &str, StepKind); 12] = [
@@ -55,13 +55,6 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     );
     cleared.only = Some(DatapathKind::Ovs);
     all.push(cleared);
-    let mut killed = scenario(
-        "switch-killed",
-        "ovs-vswitchd is killed while the NIC is a port: node2 takes over, later node1 again",
-        async |lab| switch_killed(lab).await,
-    );
-    killed.only = Some(DatapathKind::Ovs);
-    all.push(killed);
     all.push(scenario(
         "nic-removed-free",
         "the NIC is removed: node2 takes over; put back, node1 owns the VIP again",
@@ -111,7 +104,7 @@ fn lost_at(sequence: Sequence, when: &str, step: StepKind) -> Scenario {
 
 /// The first node has lost its carrier at `lost`: it knows by the deadline, gives the VIP up
 /// everywhere, and node2 takes over.
-async fn fails_over(lab: &Lab, witnesses: &Witnesses, lost: Instant) -> Result<()> {
+pub(super) async fn fails_over(lab: &Lab, witnesses: &Witnesses, lost: Instant) -> Result<()> {
     let fault = told(lab, 0, "FAULT", lost, DEADLINE + SLACK).await?;
     let took = fault.saturating_duration_since(lost);
     ensure!(took <= clock::patience(DEADLINE + SLACK), "node1 knew after {took:?}");
@@ -204,14 +197,14 @@ async fn bridge_lost(lab: &mut Lab, how: Loss) -> Result<()> {
     let lost = clock::now();
     match how {
         Loss::Deleted => lab.delete_bridge().await?,
-        Loss::Cleared => switch(lab)?.clear_switch().await?,
+        Loss::Cleared => open_vswitch(lab)?.clear_switch().await?,
     }
     fails_over(lab, &witnesses, lost).await?;
     one_owner(lab, &witnesses, began, clock::patience(MOMENT))?;
 
     if how == Loss::Cleared {
         // Once it runs again, an operator clears the empty bridge away.
-        switch(lab)?.start_switch().await?;
+        open_vswitch(lab)?.start_switch().await?;
         lab.delete_bridge().await?;
     }
     // The host's network service puts the address back.
@@ -221,41 +214,6 @@ async fn bridge_lost(lab: &mut Lab, how: Loss) -> Result<()> {
     served_by(lab, &witnesses, 0, failover(lab)).await?;
     phase(lab, 0, "free", SLACK).await?;
     one_owner(lab, &witnesses, began, clock::patience(2 * MOMENT))
-}
-
-/// The kernel goes on with the flows that it has, those of adverts among them, and new ones get nowhere
-/// until the switch runs again.
-async fn switch_killed(lab: &mut Lab) -> Result<()> {
-    let witnesses = Witnesses::start(lab).await?;
-    let began = clock::now();
-    Sequence::Bind.run(lab, &mut Undisturbed).await.outcome?;
-    phase(lab, 0, "bridged", SLACK).await?;
-    // By then the kernel has the flow of the adverts.
-    clock::pass(failover(lab)).await;
-    still(lab, began)?;
-
-    let killed = clock::now();
-    switch(lab)?.kill_switch().await?;
-    fails_over(lab, &witnesses, killed).await?;
-    one_owner(lab, &witnesses, began, clock::patience(MOMENT))?;
-
-    let returned = clock::now();
-    switch(lab)?.start_switch().await?;
-    told(lab, 0, "MASTER", returned, 2 * failover(lab)).await?;
-    served_by(lab, &witnesses, 0, failover(lab)).await?;
-    let settled = clock::now();
-    Sequence::Unbind.run(lab, &mut Undisturbed).await.outcome?;
-    phase(lab, 0, "free", SLACK).await?;
-    clock::pass(failover(lab)).await;
-    still(lab, settled)?;
-    one_owner(lab, &witnesses, began, clock::patience(2 * MOMENT))
-}
-
-fn switch(lab: &mut Lab) -> Result<&mut Ovs> {
-    match lab.nodes.first_mut().map(|node| &mut node.datapath) {
-        Some(Datapath::Ovs(ovs)) => Ok(ovs),
-        _ => bail!("node1 has no Open vSwitch"),
-    }
 }
 
 async fn nic_removed(lab: &mut Lab, taken: Option<Sequence>) -> Result<()> {

@@ -95,7 +95,9 @@ fn measure() -> Result<()> {
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     programs.beat(u64::try_from(std::time::Duration::from(now).as_nanos())? + 600_000_000_000)?;
     // As for a NIC that is a port, and nothing thrown.
-    programs.set_shunt(nic, Some(Shunt { bearer, trigger: Trigger::Cut }))?;
+    let lasts = std::time::Duration::from_millis(500);
+    let shunt = Shunt { bearer, trigger: Trigger::Cut, lasts, over: true };
+    programs.set_shunt(nic, Some(shunt))?;
 
     let mut figures = classifiers(&mut programs, nic)?;
     for message in messages::all(nic, bearer) {

@@ -154,12 +154,13 @@ impl Crowd {
             }
             Happening::Advert => {
                 let frame = frame(NIC_MAC, Content::Advert(advert()));
-                let heard = Heard { ifindex: holder, sent: true, frame: Ok(frame) };
+                let heard = Heard { ifindex: holder, sent: true, shunted: false, frame: Ok(frame) };
                 self.tell(Event::Heard { frames: vec![heard] });
             }
             Happening::Claim => {
                 let frame = frame(PEER_MAC, Content::Arp(arp()));
-                let heard = Heard { ifindex: holder, sent: false, frame: Ok(frame) };
+                let heard =
+                    Heard { ifindex: holder, sent: false, shunted: false, frame: Ok(frame) };
                 self.tell(Event::Heard { frames: vec![heard] });
             }
             Happening::NicAddress => {

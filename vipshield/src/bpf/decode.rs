@@ -86,7 +86,8 @@ pub(super) fn heard(report: &FrameReport, bytes: &[u8]) -> Option<Heard> {
     {
         frame.vlan = Some(vlan);
     }
-    Some(Heard { ifindex: report.ifindex, sent, frame })
+    let shunted = report.shunted != 0;
+    Some(Heard { ifindex: report.ifindex, sent, shunted, frame })
 }
 
 fn ip(family: u8, address: [u8; 16]) -> Option<IpAddr> {

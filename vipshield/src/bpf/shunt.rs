@@ -35,8 +35,8 @@ impl Shunts {
         })
     }
 
-    /// Replaces the shunt of a NIC. One that was thrown because the NIC joined its bridge stays
-    /// so for its time; any other ends here.
+    /// Replaces the shunt of a NIC. One that was thrown because the NIC joined its bridge stays so for its
+    /// time, or until it is over; any other ends here.
     pub(super) fn set(
         &mut self,
         classifiers: &mut Classifiers,
@@ -44,7 +44,7 @@ impl Shunts {
         nic: u32,
         shunt: Option<Shunt>,
     ) -> Result<(), BpfError> {
-        if shunt.is_none_or(|shunt| shunt.trigger == Trigger::Join) {
+        if shunt.is_none_or(|shunt| shunt.over || shunt.trigger == Trigger::Join) {
             absent_is_fine(maps::SHUNTED, self.thrown.remove(&nic))?;
         }
         if let Some(old) = self.laid.get(&nic).copied()
@@ -60,18 +60,19 @@ impl Shunts {
                 classifiers.detach(ebpf, nic, Classifier::ShuntIngress);
             }
         }
-        let Some(Shunt { bearer, trigger }) = shunt else { return Ok(()) };
+        let Some(Shunt { bearer, trigger, lasts, .. }) = shunt else { return Ok(()) };
         let trigger = match trigger {
             Trigger::Join => trigger::JOIN,
             Trigger::Cut => trigger::CUT,
         };
+        let lasts_ms = u32::try_from(lasts.as_millis()).unwrap_or(u32::MAX);
         // Before anything can fail: what was attached by then is found again.
         self.laid.insert(nic, bearer);
         classifiers.attach(ebpf, nic, Classifier::ShuntIngress)?;
         classifiers.attach(ebpf, bearer, Classifier::ShuntEgress)?;
         for (at, peer) in [(nic, bearer), (bearer, nic)] {
             self.ends
-                .insert(at, ShuntEnd { peer, nic, trigger }, 0)
+                .insert(at, ShuntEnd { peer, nic, trigger, lasts_ms }, 0)
                 .map_err(|source| BpfError::Map { map: maps::SHUNT_ENDS, source })?;
         }
         Ok(())

@@ -3,7 +3,7 @@
 //! Make before break: for as long as a plan is in force, the NIC's addresses are delivered to this
 //! node wherever they are, and what used to leave through the NIC still does.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -90,13 +90,17 @@ impl Plan {
 }
 
 /// NIC and bearer as one wire, past the bridge between them, in the moments in which the bridge
-/// does not forward and userspace does not know yet.
+/// does not forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Shunt {
     /// Interface index of the other end: the bridge that has the NIC's addresses.
     pub bearer: u32,
     /// What throws it.
     pub trigger: Trigger,
+    /// For how long at the most, once thrown.
+    pub lasts: Duration,
+    /// The bridge forwards: one that is thrown ends.
+    pub over: bool,
 }
 
 /// What throws a [`Shunt`].

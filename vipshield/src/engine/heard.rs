@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Engine,
-    nic::Nic,
+    nic::{Nic, Way},
     notice::Weight,
     routers::Key,
     tell,
@@ -22,8 +22,20 @@ pub struct Heard {
     pub ifindex: u32,
     /// It was sent there, not received.
     pub sent: bool,
+    /// It took a shunt, past the bridge.
+    pub shunted: bool,
     /// What it says, or why nothing is made of it.
     pub frame: Result<Frame, Malformed>,
+}
+
+/// How an advert passes an interface.
+#[derive(Clone, Copy, Debug)]
+struct Passes {
+    /// It is this node's.
+    own: bool,
+    shunted: bool,
+    vlan: Option<u16>,
+    to: Mac,
 }
 
 /// How much was heard. Of a frame that passes a NIC and the bridge above it, the bridge counts.
@@ -66,6 +78,9 @@ impl Engine {
                     let tallied =
                         if own { &mut tally.own_adverts } else { &mut tally.foreign_adverts };
                     *tallied += counted;
+                    let passes =
+                        Passes { own, shunted: heard.shunted, vlan, to: frame.destination };
+                    self.advert_passes(nic, heard.ifindex, heard.sent, passes, &advert, now);
                     self.advert(nic, vlan, sender, own, advert, now);
                     None
                 }
@@ -84,6 +99,52 @@ impl Engine {
             }
         }
         any
+    }
+
+    /// An advert is at one end of the bridge between a NIC and its bearer.
+    ///
+    /// What goes in counts only where it has to come out: not what is in a VLAN, which may be for others,
+    /// and not what was not sent to this node.
+    fn advert_passes(
+        &mut self,
+        nic: u32,
+        ifindex: u32,
+        sent: bool,
+        passes: Passes,
+        advert: &Advert,
+        now: Duration,
+    ) {
+        let Passes { own, shunted, vlan, to } = passes;
+        let way = match sent {
+            true if own => Way::Out,
+            true => return,
+            false if self.is_here(nic, advert.source) || !self.may_concern(nic, advert) => return,
+            false if !to.is_group() && !self.world.has_mac(&to.0) => return,
+            false => Way::In,
+        };
+        let Some(bearer) = self.nics.get(&nic).and_then(|nic| nic.bearer) else { return };
+        let outer = ifindex == nic;
+        if !outer && bearer != ifindex {
+            return;
+        }
+        // Of two NICs that are ports of one bridge, either will do for the way out, and for the way in.
+        for (index, known) in self.nics.iter_mut().filter(|(_, it)| it.bearer == Some(bearer)) {
+            if outer == (way == Way::Out) {
+                known.passage.came_out(way, shunted, now);
+            } else if vlan.is_none() && (*index == nic || way == Way::Out) {
+                known.passage.went_in(way, now);
+            }
+        }
+    }
+
+    /// Whether an advert of others may be for a daemon of this node. One that has been waiting since before
+    /// vipshield started has said nothing that tells which are: then all may be.
+    fn may_concern(&self, nic: u32, advert: &Advert) -> bool {
+        let family = if advert.source.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+        let mut ours = self.routers.ours().map(|(key, _)| key);
+        let mut ours =
+            ours.by_ref().filter(|key| key.nic == nic && key.family == family).peekable();
+        ours.peek().is_none() || ours.any(|key| key.router_id == advert.router_id)
     }
 
     /// Whether a frame on this interface counts: where the NIC's frames go up the stack.

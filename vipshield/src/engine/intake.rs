@@ -78,7 +78,7 @@ impl Engine {
                 self.world.forget_route(ifindex, route);
                 return self.concerns_route(ifindex, &route);
             }
-            Event::Switch { ifindex, served } => self.world.see_switch(ifindex, served),
+            Event::Switch { ifindex, served } => self.world.see_switch(ifindex, served, now),
             Event::Hint => self.arming.hint(now),
             Event::Turnover => self.turnover_until = Some(now.saturating_add(TURNOVER)),
             Event::Speakers { speakers } => {

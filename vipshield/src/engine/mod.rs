@@ -354,7 +354,7 @@ impl Engine {
         let patience = self.patience(ifindex);
         let Some(nic) = self.nics.get_mut(&ifindex) else { return };
         let bearer = nic.bearer;
-        let was = nic.observe(&self.world, now);
+        let was = nic.observe(&self.world, patience.deadline, now);
         let mut overdue = nic.overdue(patience.now(), now);
         overdue.truncate(TRUTHS_AT_A_TIME);
         if !overdue.is_empty() {
@@ -363,7 +363,7 @@ impl Engine {
             }
             nic.released += overdue.len() as u64;
             // With the truth told, the phase is another one.
-            nic.observe(&self.world, now);
+            nic.observe(&self.world, patience.deadline, now);
         }
         if nic.bearer != bearer {
             let text = match nic.bearer {
@@ -431,7 +431,7 @@ impl Engine {
     /// After the carry, so that a shunt ends when what takes its place is in force.
     fn lay_shunt(&mut self, ifindex: u32) {
         let Some(nic) = self.nics.get(&ifindex) else { return };
-        let shunt = nic.wanted_shunt(&self.world);
+        let shunt = nic.wanted_shunt(&self.world, self.patience(ifindex).deadline);
         if (shunt != nic.shunt || nic.half_laid)
             && self.want(Action::Shunt { ifindex, shunt })
             && let Some(nic) = self.nics.get_mut(&ifindex)
@@ -469,11 +469,9 @@ impl Engine {
                 }
             }
             Overdue::Address(address) => {
-                let where_it_is = if self.world.is_served(ifindex) {
-                    "on no interface"
-                } else {
-                    "behind a switch that takes no new flows"
-                };
+                let cut_off = self.nics.get(&ifindex).and_then(Nic::cut_off);
+                let where_it_is =
+                    cut_off.map_or_else(|| "on no interface".to_owned(), |why| why.to_string());
                 let text =
                     format!("{address} is {where_it_is}, and {patience}: the daemons are told");
                 tell(&mut self.actions, Weight::Warning, Some(name), text);
@@ -516,7 +514,7 @@ impl Engine {
     pub fn switches(&self) -> BTreeMap<u32, bool> {
         let of = |ifindex: &u32| {
             let switch = self.world.taker(*ifindex).filter(|taker| taker.is_open_vswitch())?;
-            Some((switch.ifindex, self.world.is_served(*ifindex)))
+            Some((switch.ifindex, self.world.unserved_since(*ifindex).is_none()))
         };
         self.nics.keys().filter_map(of).collect()
     }

@@ -1,6 +1,7 @@
 //! One guarded NIC: what belongs to it, what the daemons do not know of it, and for how long.
 
 mod carry;
+mod passage;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,6 +11,8 @@ use std::{
 
 use vipshield_common::guard::withhold;
 
+use self::passage::Passage;
+pub(super) use self::passage::{CutOff, Way};
 use super::{
     carry::{Plan, Route, Shunt},
     phase::{Phase, Signs, derive},
@@ -68,6 +71,12 @@ pub(super) struct Nic {
     pub(super) shunt: Option<Shunt>,
     /// Laying it anew failed: some of it may be there.
     pub(super) half_laid: bool,
+    /// Whether adverts get through its bridge.
+    pub(super) passage: Passage,
+    /// Nobody reaches the node through the bridge, since when.
+    cut_off: Option<(Duration, CutOff)>,
+    /// When that may be otherwise, though nothing was seen.
+    looks_at: Option<Duration>,
     /// Addresses that are nowhere, since when.
     absent: BTreeMap<Address, Duration>,
     /// Addresses of which the daemons were told that they are gone.
@@ -121,6 +130,9 @@ impl Nic {
             half_carried: None,
             shunt: None,
             half_laid: false,
+            passage: Passage::default(),
+            cut_off: None,
+            looks_at: None,
             absent: BTreeMap::new(),
             mourned: BTreeSet::new(),
             astray: None,
@@ -175,7 +187,7 @@ impl Nic {
     pub(super) fn take_back(&mut self, world: &World) -> Vec<Address> {
         // One that is back on the NIC itself was announced there.
         self.mourned.retain(|address| !world.has_ip(self.ifindex, address.ip));
-        if !world.is_served(self.ifindex) {
+        if self.cut_off.is_some() {
             return Vec::new();
         }
         let back: Vec<Address> = self
@@ -190,6 +202,11 @@ impl Nic {
             self.home.insert(*address, Seen::OnNic);
         }
         back
+    }
+
+    /// Whether the daemons were told that an address is gone, and not yet that it is back.
+    pub(super) fn is_mourning(&self) -> bool {
+        !self.mourned.is_empty()
     }
 
     /// The guard withheld that this address left the NIC, so the daemons believe that it is there;
@@ -207,7 +224,12 @@ impl Nic {
     }
 
     /// Looks at the world anew. Returns the phase it was in when that changed.
-    pub(super) fn observe(&mut self, world: &World, now: Duration) -> Option<Phase> {
+    pub(super) fn observe(
+        &mut self,
+        world: &World,
+        deadline: Duration,
+        now: Duration,
+    ) -> Option<Phase> {
         let link = world.link(self.ifindex);
         if let Some(link) = link {
             let home: BTreeSet<Address> = self.home.keys().copied().collect();
@@ -218,6 +240,7 @@ impl Nic {
             let named = world.link_named(&self.name).filter(|named| named.is_bridge());
             self.bearers.extend(named.filter(|_| self.renamed).map(|named| named.ifindex));
         }
+        self.watch_bridge(world, deadline, now);
         self.settle_home(world, world.taker(self.ifindex).is_some());
         self.looked_at = true;
         let signs = self.signs(world, link);
@@ -328,7 +351,7 @@ impl Nic {
             // What was told to be gone is not back as long as nobody can reach it there.
             let is_mourned =
                 |address: &Address| self.mourned.iter().any(|gone| gone.ip == address.ip);
-            let served = world.is_served(self.ifindex);
+            let served = self.cut_off.is_none();
             for address in world.addresses_of(bearer).filter(|address| {
                 !address.is_link_local() && is_ours(address) && (served || !is_mourned(address))
             }) {
@@ -375,19 +398,19 @@ impl Nic {
             .map(|link| link.ifindex)
     }
 
-    /// An address that a bridge holds is on its way, not gone: the node still has it. Where the switch
-    /// takes no new flows nobody reaches it any more. A VIP is its daemon's to give up, which it does when
+    /// An address that a bridge holds is on its way, not gone: the node still has it. Where nothing gets
+    /// through the bridge nobody reaches it any more. A VIP is its daemon's to give up, which it does when
     /// the node's address is gone.
     fn watch_addresses(&mut self, world: &World, now: Duration) {
         let (ifindex, bearer) = (self.ifindex, self.bearer);
-        let served = world.is_served(ifindex);
+        let cut_off = self.cut_off.map(|(since, _)| since);
         let on_bridge = |address: Address| {
             bearer.is_some_and(|bearer| world.has_ip(bearer, address.ip))
                 || (!address.is_link_local() && world.on_a_bridge(address.ip))
         };
         let here = |address: Address| {
             world.has_ip(ifindex, address.ip)
-                || on_bridge(address) && (served || world.vips.is_wanted(address.ip))
+                || on_bridge(address) && (cut_off.is_none() || world.vips.is_wanted(address.ip))
         };
         for (address, seen) in &mut self.home {
             if *seen == Seen::Doubted && here(*address) {
@@ -397,7 +420,8 @@ impl Nic {
         let absent: Vec<Address> = self.home.keys().copied().filter(|a| !here(*a)).collect();
         self.absent.retain(|address, _| absent.contains(address));
         for address in absent {
-            self.absent.entry(address).or_insert(now);
+            let since = cut_off.filter(|_| on_bridge(address)).unwrap_or(now);
+            self.absent.entry(address).or_insert(since);
         }
     }
 
@@ -453,6 +477,7 @@ impl Nic {
             .map(|since| since.saturating_add(deadline))
             .into_iter()
             .chain(self.settles_until.filter(|until| *until < Duration::MAX))
+            .chain(self.looks_at)
             .min()
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, time::Duration};
 use super::{
     Engine,
     failed::is_optional,
-    nic::Nic,
+    nic::{CutOff, Nic},
     speakers::Speaker,
     unseen::Unseen,
     vips::MAX_ADDRESSES,
@@ -93,14 +93,6 @@ impl Engine {
             }));
             findings.extend(self.virtual_macs(daemon));
         }
-        let unserved = self.nics.values().filter(|nic| !self.world.is_served(nic.ifindex));
-        findings.extend(unserved.map(|nic| Finding {
-            nic: Some(nic.name.clone()),
-            grave: false,
-            text: "the Open vSwitch that it is a port of takes no new flows: ovs-vswitchd is gone; start it \
-                   again"
-                .to_owned(),
-        }));
         if self.world.vips.is_full() {
             findings.push(Finding {
                 nic: None,
@@ -111,6 +103,7 @@ impl Engine {
                 ),
             });
         }
+        findings.extend(self.nics.values().filter_map(|nic| self.bridge_fails(nic)));
         findings.extend(self.half_deaf().map(|(daemon, nic)| Finding {
             nic: Some(nic.name.clone()),
             grave: false,
@@ -124,6 +117,20 @@ impl Engine {
             ),
         }));
         findings
+    }
+
+    /// A bridge that is there and does not do what it is there for.
+    fn bridge_fails(&self, nic: &Nic) -> Option<Finding> {
+        let text = if nic.cut_off() == Some(CutOff::Lost) && nic.is_mourning() {
+            "adverts do not get through the bridge that it is a port of: see whether the port forwards (the \
+             spanning tree protocol lets it wait for half a minute), whether ovs-vswitchd runs and has \
+             handler threads, and what filters the bridge has"
+        } else {
+            self.world.unserved_since(nic.ifindex)?;
+            "the Open vSwitch that it is a port of takes no new flows: ovs-vswitchd is gone, or does not \
+             get on; start it again"
+        };
+        Some(Finding { nic: Some(nic.name.clone()), text: text.to_owned(), grave: false })
     }
 
     /// VRRP on a virtual interface of a NIC: such a NIC cannot become a port.

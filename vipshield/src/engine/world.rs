@@ -13,6 +13,7 @@ mod routes;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    time::Duration,
 };
 
 pub use self::{
@@ -29,8 +30,8 @@ pub struct World {
     links: Links,
     addresses: Addresses,
     routes: Routes,
-    /// Switches that take no new flows.
-    unserved: BTreeSet<u32>,
+    /// Switches that take no new flows, since when.
+    unserved: BTreeMap<u32, Duration>,
     /// By process id.
     pub(super) daemons: BTreeMap<u32, Daemon>,
     /// What the daemons mean to have.
@@ -71,11 +72,11 @@ impl World {
     }
 
     /// Whether a switch takes new flows.
-    pub(super) fn see_switch(&mut self, ifindex: u32, served: bool) {
+    pub(super) fn see_switch(&mut self, ifindex: u32, served: bool, now: Duration) {
         if served {
             self.unserved.remove(&ifindex);
         } else if self.has_link(ifindex) {
-            self.unserved.insert(ifindex);
+            self.unserved.entry(ifindex).or_insert(now);
         }
     }
 
@@ -245,10 +246,10 @@ impl World {
         self.link(master).filter(|master| master.takes_ports())
     }
 
-    /// Whether new flows get anywhere from an interface: not if it is a port of a switch that takes none.
+    /// Since when new flows get nowhere from an interface: it is a port of a switch that takes none.
     #[must_use]
-    pub fn is_served(&self, ifindex: u32) -> bool {
-        self.taker(ifindex).is_none_or(|switch| !self.unserved.contains(&switch.ifindex))
+    pub fn unserved_since(&self, ifindex: u32) -> Option<Duration> {
+        self.unserved.get(&self.taker(ifindex)?.ifindex).copied()
     }
 
     /// Where frames that arrive on `nic` go up the stack: the NIC itself when it is free, the

@@ -19,6 +19,6 @@ pub use self::{
     monitor::{Monitor, MonitorError, Read},
     own::{ANCHOR, OWN, STAND_IN},
     replay::{Replay, ReplayError},
-    switch::{SwitchError, is_served},
+    switch::{Service, SwitchError, service},
     vip::{VipError, Vips},
 };

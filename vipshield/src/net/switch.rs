@@ -2,13 +2,13 @@
 //!
 //! A frame for which its datapath has no flow it hands to a process, ovs-vswitchd, that says what becomes
 //! of it: over sockets of generic netlink whose ports the datapath knows. When that process is gone nobody
-//! has these ports. The datapath goes on with the flows it has, and drops everything else
-//! (`ovs_dp_upcall` in `net/openvswitch/datapath.c`).
+//! has these ports; when it hangs, what the datapath has handed over stays there. The datapath goes on with
+//! the flows it has, and drops everything else (`ovs_dp_upcall` in `net/openvswitch/datapath.c`).
 //!
 //! The datapath tells these ports where it has one for each CPU: Linux 5.15, Open vSwitch 2.16. Before
 //! that each of its ports has some of its own, and here nothing is said.
 
-use std::{collections::BTreeSet, fs, io, time::Duration};
+use std::{collections::BTreeMap, fs, io, time::Duration};
 
 use netlink_packet_core::{
     DecodeError, Emitable, NLM_F_REQUEST, NetlinkDeserializable, NetlinkMessage, NetlinkPayload,
@@ -53,9 +53,20 @@ pub enum SwitchError {
     Sockets(#[source] io::Error),
 }
 
-/// Whether anybody says what becomes of new flows in the datapath whose own interface this is. None: it
-/// does not tell. It may wait for as long as somebody changes a switch.
-pub fn is_served(ifindex: u32) -> Result<Option<bool>, SwitchError> {
+/// Who says what becomes of new flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Nobody.
+    Gone,
+    /// Somebody who has questions waiting: it may be that they come faster than they are answered.
+    Behind,
+    /// Somebody who has answered all.
+    Prompt,
+}
+
+/// Who says what becomes of new flows in the datapath whose own interface this is. None: it does not tell.
+/// It may wait for as long as somebody changes a switch.
+pub fn service(ifindex: u32) -> Result<Option<Service>, SwitchError> {
     let failed = |source| SwitchError::Datapath { ifindex, source };
     let ports = upcall_ports(ifindex).map_err(failed)?;
     if ports.is_empty() {
@@ -63,7 +74,12 @@ pub fn is_served(ifindex: u32) -> Result<Option<bool>, SwitchError> {
     }
     let table = fs::read_to_string(SOCKETS).map_err(SwitchError::Sockets)?;
     let in_use = generic_ports(&table);
-    Ok(Some(ports.iter().any(|port| in_use.contains(port))))
+    let waiting: Vec<u64> = ports.iter().filter_map(|port| in_use.get(port)).copied().collect();
+    Ok(Some(match waiting.iter().max() {
+        None => Service::Gone,
+        Some(0) => Service::Prompt,
+        Some(_) => Service::Behind,
+    }))
 }
 
 /// The netlink ports to which a datapath hands what it has no flow for.
@@ -161,14 +177,16 @@ impl ParseableParametrized<[u8], GenlHeader> for Datapath {
     }
 }
 
-/// The ports of generic netlink in the kernel's table of netlink sockets: an address, the protocol and the
-/// port come first in each of its lines (`netlink_native_seq_show` in `net/netlink/af_netlink.c`).
-fn generic_ports(table: &str) -> BTreeSet<u32> {
+/// The ports of generic netlink in the kernel's table of netlink sockets, and how many bytes wait there to be
+/// read: an address, the protocol, the port, groups and these bytes come first in each of its lines
+/// (`netlink_native_seq_show` in `net/netlink/af_netlink.c`).
+fn generic_ports(table: &str) -> BTreeMap<u32, u64> {
     let port = |line: &str| {
         let mut words = line.split_whitespace().skip(1);
         let protocol = words.next()?.parse::<isize>().ok()?;
         let port = words.next()?.parse().ok()?;
-        (protocol == NETLINK_GENERIC).then_some(port)
+        let waiting = words.nth(1)?.parse().ok()?;
+        (protocol == NETLINK_GENERIC).then_some((port, waiting))
     };
     table.lines().skip(1).filter_map(port).collect()
 }
@@ -182,12 +200,13 @@ mod tests {
         let table = "\
 sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode
 0000000000000000 0   1234       00000111 0        0        0     2        0        20100
-0000000000000000 16  4294963201 00000000 0        0        0     2        0        20101
+0000000000000000 16  4294963201 00000000 2304     0        0     2        0        20101
 0000000000000000 16  0          00000000 0        0        0     2        0        7
 0000000000000000 16
+0000000000000000 16  9          00000000
 garbage
 ";
-        assert_eq!(generic_ports(table), BTreeSet::from([0, 4_294_963_201]));
+        assert_eq!(generic_ports(table), BTreeMap::from([(0, 0), (4_294_963_201, 2304)]));
         assert!(generic_ports("").is_empty());
     }
 

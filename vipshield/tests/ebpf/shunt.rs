@@ -1,5 +1,7 @@
 //! The shunt, on the running kernel: frames put on a wire, and where they come out.
 
+use std::time::Duration;
+
 use aya::programs::{SchedClassifier, TcAttachType};
 use libtest_mimic::Failed;
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
@@ -22,6 +24,13 @@ const TAGGED: [u8; 6] = [0x81, 0x00, 0x00, 0x07, 0x88, 0xb5];
 const PRIORITY: [u8; 6] = [0x81, 0x00, 0xe0, 0x00, 0x88, 0xb5];
 const BROADCAST: [u8; 6] = [0xff; 6];
 const SOMEBODY: [u8; 6] = [0x52, 0x54, 0, 0, 0, 0x77];
+/// How long a shunt lasts here: for longer than it takes to look, and no longer.
+const LASTS: Duration = Duration::from_millis(500);
+
+pub(crate) const fn shunt(bearer: u32, trigger: Trigger) -> Shunt {
+    Shunt { bearer, trigger, lasts: LASTS, over: false }
+}
+
 /// A frame of no known kind, from nobody known.
 fn put(tap: &Tap, to: [u8; 6], kind: &[u8], word: &str) -> Result<(), Failed> {
     let mut frame = [&to, [0x52, 0x54, 0, 0, 0, 0x99].as_slice(), kind, word.as_bytes()].concat();
@@ -58,7 +67,7 @@ pub(crate) fn lay(slow: bool) -> Result<Wires, Failed> {
 /// bridge, what the bridge sends goes out, and after its time the shunt is over.
 pub(crate) fn joined() -> Result<(), Failed> {
     let Wires { mut stage, _monitor, nic, bridge } = lay(true)?;
-    let laid = Shunt { bearer: bridge, trigger: Trigger::Join };
+    let laid = shunt(bridge, Trigger::Join);
     stage.programs.set_shunt(nic, Some(laid))?;
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     put(&wire, inside.mac, &ETHERTYPE, "early")?;
@@ -101,12 +110,35 @@ pub(crate) fn joined() -> Result<(), Failed> {
     check(!inside.hears("late in")?, "in both directions")
 }
 
+/// It lasts as long as it was said to, unless it is over before.
+pub(crate) fn lasting() -> Result<(), Failed> {
+    let Wires { mut stage, _monitor, nic, bridge } = lay(true)?;
+    let laid = Shunt { lasts: 4 * LASTS, ..shunt(bridge, Trigger::Join) };
+    stage.programs.set_shunt(nic, Some(laid))?;
+    let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
+    stage.set_master("nic", Some("br0"))?;
+    let joined = monotonic_ns()?;
+    // What it lasts when the NIC leaves does not matter.
+    let port = shunt(bridge, Trigger::Cut);
+    stage.programs.set_shunt(nic, Some(port))?;
+    let longer = joined + 2 * u64::try_from(LASTS.as_nanos())?;
+    while monotonic_ns()? < longer {
+        put(&inside, SOMEBODY, &ETHERTYPE, "out")?;
+        check(wire.hears("out")?, "a frame from the bridge goes out")?;
+    }
+    stage.programs.set_shunt(nic, Some(Shunt { over: true, ..port }))?;
+    put(&inside, SOMEBODY, &ETHERTYPE, "over")?;
+    check(!wire.hears("over")?, "it ends when it is over")?;
+    put(&wire, inside.mac, &ETHERTYPE, "over in")?;
+    check(!inside.hears("over in")?, "in both directions")
+}
+
 /// A port that leaves: what the bridge sends goes out nevertheless, until the engine has something
 /// better; what arrives is the NIC's.
 pub(crate) fn cut() -> Result<(), Failed> {
     let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
     stage.set_master("nic", Some("br0"))?;
-    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Cut }))?;
+    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Cut)))?;
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     check(stage.count(Counter::ShuntsThrown)? == 0, "a port that stays one is not shunted")?;
     stage.set_master("nic", None)?;
@@ -133,7 +165,7 @@ pub(crate) fn cut() -> Result<(), Failed> {
 pub(crate) fn disabled() -> Result<(), Failed> {
     let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
     stage.set_master("nic", Some("br0"))?;
-    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Cut }))?;
+    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Cut)))?;
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     super::carry::ip("link set nic type bridge_slave cost 7")?;
     check(stage.count(Counter::ShuntsThrown)? == 0, "a port that forwards is not shunted")?;
@@ -150,7 +182,7 @@ pub(crate) fn disabled() -> Result<(), Failed> {
 pub(crate) fn without_carrier() -> Result<(), Failed> {
     let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
     stage.set_master("nic", Some("br0"))?;
-    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Cut }))?;
+    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Cut)))?;
     let state = |wanted: &str| {
         let wanted = format!("bridge_slave state {wanted}");
         stage.wait_for(|_| Ok(super::carry::said("ip", "-d link show nic")?.contains(&wanted)))
@@ -172,7 +204,7 @@ pub(crate) fn two_on_a_bridge() -> Result<(), Failed> {
         super::carry::ip("link add second type veth peer beyond")?;
         stage.set_up("beyond", true)?;
         stage.set_up("second", true)?;
-        let laid = Shunt { bearer: bridge, trigger: Trigger::Cut };
+        let laid = shunt(bridge, Trigger::Cut);
         for port in ["nic", "second"] {
             stage.set_master(port, Some("br0"))?;
             stage.programs.set_shunt(stage.index(port)?, Some(laid))?;
@@ -194,7 +226,7 @@ pub(crate) fn two_on_a_bridge() -> Result<(), Failed> {
 /// What cannot be copied past the bridge goes its usual way, and is not said to have been taken.
 pub(crate) fn not_copied() -> Result<(), Failed> {
     let Wires { mut stage, _monitor: monitor, nic, bridge } = lay(true)?;
-    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Join }))?;
+    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Join)))?;
     stage.set_master("nic", Some("br0"))?;
     // Nothing tells that the bridge is gone.
     drop(monitor);
@@ -211,7 +243,7 @@ pub(crate) fn not_copied() -> Result<(), Failed> {
 pub(crate) fn joined_unannounced() -> Result<(), Failed> {
     let Wires { mut stage, _monitor: monitor, nic, bridge } = lay(true)?;
     drop(monitor);
-    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Join }))?;
+    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Join)))?;
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     stage.set_master("nic", Some("br0"))?;
     check(stage.count(Counter::ShuntsThrown)? == 1, "it was thrown, once")?;
@@ -223,7 +255,7 @@ pub(crate) fn joined_unannounced() -> Result<(), Failed> {
 pub(crate) fn elsewhere() -> Result<(), Failed> {
     let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
     for trigger in [Trigger::Join, Trigger::Cut] {
-        stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger }))?;
+        stage.programs.set_shunt(nic, Some(shunt(bridge, trigger)))?;
         let other = std::thread::spawn(move || {
             let there = lay(false)?;
             there.stage.set_master("nic", Some("br0"))?;
@@ -241,7 +273,7 @@ pub(crate) fn cut_unannounced() -> Result<(), Failed> {
     let Wires { mut stage, _monitor: monitor, nic, bridge } = lay(false)?;
     drop(monitor);
     stage.set_master("nic", Some("br0"))?;
-    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Cut }))?;
+    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Cut)))?;
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     stage.set_master("nic", None)?;
     check(stage.count(Counter::ShuntsThrown)? == 1, "it was thrown, once")?;
@@ -264,7 +296,7 @@ pub(crate) fn half_laid() -> Result<(), Failed> {
     let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
     let before = super::carry::said("tc", "qdisc show dev nic")?;
     stage.delete_link("br0")?;
-    let laid = Shunt { bearer: bridge, trigger: Trigger::Join };
+    let laid = shunt(bridge, Trigger::Join);
     check(stage.programs.set_shunt(nic, Some(laid)).is_err(), "there is no such bearer")?;
     check(attached()? != 0, "half of it was laid")?;
     stage.programs.set_shunt(nic, None)?;
@@ -277,7 +309,7 @@ pub(crate) fn half_laid() -> Result<(), Failed> {
 /// A bearer that is taken down swallows what reaches it: the shunt is over at once.
 pub(crate) fn bearer_down() -> Result<(), Failed> {
     let Wires { mut stage, _monitor, nic, bridge } = lay(true)?;
-    stage.programs.set_shunt(nic, Some(Shunt { bearer: bridge, trigger: Trigger::Join }))?;
+    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Join)))?;
     stage.set_master("nic", Some("br0"))?;
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     put(&wire, inside.mac, &ETHERTYPE, "in")?;

@@ -6,11 +6,7 @@ use std::{
 };
 
 use libtest_mimic::Failed;
-use vipshield::{
-    bpf,
-    engine::{Shunt, Trigger},
-    net::Carrier,
-};
+use vipshield::{bpf, engine::Trigger, net::Carrier};
 use vipshield_common::{
     counters::Counter,
     watch::{
@@ -149,7 +145,8 @@ pub(crate) fn every_kind() -> Result<(), Failed> {
                     time_ns: report.time_ns,
                     ifindex: post.nic,
                     direction: direction as u32,
-                    kind: kind as u32,
+                    kind: kind as u16,
+                    shunted: 0,
                     vlan_protocol: vlan.0,
                     vlan_tci: vlan.1,
                     length: rest.len() as u32,
@@ -420,7 +417,7 @@ pub(crate) fn nothing_stays() -> Result<(), Failed> {
         stage.programs.set_watch(nic, true)?;
     }
     check(shunt::attached()? == 1, "it is there once")?;
-    let laid = Shunt { bearer: bridge, trigger: Trigger::Cut };
+    let laid = shunt::shunt(bridge, Trigger::Cut);
     stage.programs.set_shunt(nic, Some(laid))?;
     stage.programs.set_watch(nic, false)?;
     check(stage.programs.unused_clsacts(true)?.is_empty(), "the shunt's is in use")?;
@@ -444,12 +441,44 @@ pub(crate) fn nothing_stays() -> Result<(), Failed> {
     check(stage.programs.unused_clsacts(true)?.is_empty(), "nothing is to be released")
 }
 
+/// While the shunt is thrown, an advert comes out past the bridge and, where that forwards, through it: it is
+/// said which is which, in both directions.
+pub(crate) fn past_and_through() -> Result<(), Failed> {
+    for out in [false, true] {
+        let shunt::Wires { mut stage, _monitor: monitor, nic, bridge } = shunt::lay(false)?;
+        stage.programs.set_shunt(nic, Some(shunt::shunt(bridge, Trigger::Join)))?;
+        stage.programs.set_watch(bridge, true)?;
+        let mut post = Post::on(stage)?;
+        let inside = Tap::at("br0")?;
+        post.stage.set_master("nic", Some("br0"))?;
+        let (from, (near, far), direction) = if out {
+            (&inside, (bridge, nic), Direction::Egress as u32)
+        } else {
+            (&post.wire, (nic, bridge), Direction::Ingress as u32)
+        };
+        let advert = ipv4(&[], 0, VRRP, &advert(2, 51, &[192, 0, 2, 10]));
+        from.put(&ethernet(VRRP_GROUP, STATION, &[], IPV4, &advert))?;
+        post.stage.counted(Counter::WatchedVrrp, 3)?;
+        let mut seen: Vec<_> = post
+            .reported()?
+            .into_iter()
+            .map(|(report, _)| (report.direction, report.ifindex == near, report.shunted))
+            .filter(|seen| seen.0 == direction)
+            .collect();
+        seen.sort_unstable();
+        let expected = [(direction, false, 0), (direction, false, 1), (direction, true, 0)];
+        check(seen == expected, format!("out: {out}, from {near} to {far}: {seen:?}"))?;
+        drop(monitor);
+    }
+    Ok(())
+}
+
 /// The watch sees a frame before the shunt takes it past the bridge, and IPv6 goes through the
 /// shunt as IPv4 does: unicast, and the groups of neighbour discovery.
 pub(crate) fn before_the_shunt() -> Result<(), Failed> {
     let shunt::Wires { mut stage, _monitor: monitor, nic, bridge } = shunt::lay(true)?;
     // First, so that the order they are in is not the one they came in.
-    let laid = Shunt { bearer: bridge, trigger: Trigger::Join };
+    let laid = shunt::shunt(bridge, Trigger::Join);
     stage.programs.set_shunt(nic, Some(laid))?;
     let mut post = Post::on(stage)?;
     let bridge = Tap::at("br0")?;
@@ -475,7 +504,13 @@ pub(crate) fn before_the_shunt() -> Result<(), Failed> {
     let egress = |(report, _): &(FrameReport, Vec<u8>)| {
         report.direction == Direction::Egress as u32 && report.ifindex == nic
     };
-    check(post.reported()?.iter().any(egress), "the VIP that goes out past the bridge is seen")?;
+    let reported = post.reported()?;
+    check(reported.iter().any(egress), "the VIP that goes out past the bridge is seen")?;
+    let past = |report: &(FrameReport, Vec<u8>)| egress(report) == (report.0.shunted == 1);
+    check(
+        reported.iter().all(past),
+        "it is said that it went past the bridge, and of nothing else",
+    )?;
     drop(monitor);
     Ok(())
 }

@@ -15,6 +15,12 @@ use super::{
 /// addresses.
 const LINGER: Duration = Duration::from_millis(500);
 
+/// When a NIC has left its bridge, routes that lead through it are in force by then.
+const ROUTED: Duration = Duration::from_millis(500);
+
+/// A daemon that is told of a failure says within this time that it gives up.
+const FAREWELL: Duration = Duration::from_millis(250);
+
 /// Plans in a row that could not be put in force and are remembered, to be taken back.
 const MAX_CARRIED: usize = 8;
 
@@ -127,17 +133,27 @@ impl Nic {
     /// None to a bridge of another hardware address: its stack takes what was sent to the NIC's as meant
     /// for another host (`eth_type_trans`), where the bridge itself knows better. Kube-OVN gives a bridge
     /// the NIC's before the NIC joins.
-    pub(in super::super) fn wanted_shunt(&self, world: &World) -> Option<Shunt> {
+    ///
+    /// A shunt that was thrown when the NIC joined ends once the bridge is seen to forward; else when the
+    /// daemons have been told, and have had the time to say that they give up.
+    pub(in super::super) fn wanted_shunt(
+        &self,
+        world: &World,
+        deadline: Duration,
+    ) -> Option<Shunt> {
         let link = world.link(self.ifindex)?;
-        let (bearer, trigger) = if world.taker(self.ifindex).is_some() {
-            (self.bearer?, Trigger::Cut)
+        let shunt = if world.taker(self.ifindex).is_some() {
+            let over = self.passage.is_open();
+            Shunt { bearer: self.bearer?, trigger: Trigger::Cut, lasts: ROUTED, over }
         } else {
-            (self.heir(world)?, Trigger::Join)
+            let lasts = deadline.saturating_add(FAREWELL);
+            Shunt { bearer: self.heir(world)?, trigger: Trigger::Join, lasts, over: false }
         };
+        let bearer = shunt.bearer;
         let works = world
             .link(bearer)
             .is_some_and(|other| other.up && !link.mac.is_empty() && other.mac == link.mac);
-        (works && bearer != self.ifindex).then_some(Shunt { bearer, trigger })
+        (works && bearer != self.ifindex).then_some(shunt)
     }
 
     /// The bridge that has all its addresses while it is no port.

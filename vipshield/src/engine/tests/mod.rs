@@ -16,6 +16,7 @@ mod many;
 mod names;
 mod node;
 mod outranked;
+mod passage;
 mod phases;
 mod properties;
 mod rest;

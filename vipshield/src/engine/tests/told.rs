@@ -180,7 +180,7 @@ fn a_frame() -> impl Strategy<Value = Heard> {
         let source = Mac([2, 0, 0, 0, 0, 1]);
         let frame =
             content.map(|content| Frame { destination: source, source, vlan: None, content });
-        Heard { ifindex, sent, frame }
+        Heard { ifindex, sent, shunted: false, frame }
     })
 }
 

@@ -18,10 +18,10 @@ use crate::wire::{
     Advert, Arp, Authentication, Checksum, Content, Frame, Mac, Malformed, Operation, Version,
 };
 
-const NODE: &str = "192.0.2.11";
-const PEER: &str = "192.0.2.12";
-const PEER_MAC: Mac = Mac([2, 0, 0, 0, 9, 9]);
-const OWN_MAC: Mac = Mac([2, 0, 0, 0, 0, NIC_INDEX as u8]);
+pub(super) const NODE: &str = "192.0.2.11";
+pub(super) const PEER: &str = "192.0.2.12";
+pub(super) const PEER_MAC: Mac = Mac([2, 0, 0, 0, 9, 9]);
+pub(super) const OWN_MAC: Mac = Mac([2, 0, 0, 0, 0, NIC_INDEX as u8]);
 const SECOND: Duration = Duration::from_secs(1);
 const CHANGEOVER: Duration = Duration::from_millis(500);
 
@@ -33,7 +33,7 @@ fn ms(ms: u64) -> Duration {
 }
 
 /// An advert for the VIP to the group.
-fn advert(source: &str, priority: u8, interval: Duration) -> Advert {
+pub(super) fn advert(source: &str, priority: u8, interval: Duration) -> Advert {
     let whole = interval.subsec_millis() == 0;
     Advert {
         version: if whole { Version::V2 } else { Version::V3 },
@@ -49,14 +49,14 @@ fn advert(source: &str, priority: u8, interval: Duration) -> Advert {
     }
 }
 
-fn frame(source: Mac, content: Content) -> Frame {
+pub(super) fn frame(source: Mac, content: Content) -> Frame {
     Frame { destination: Mac([1, 0, 0x5e, 0, 0, 18]), source, vlan: None, content }
 }
 
 fn heard(sent: bool, advert: Advert) -> Event {
     let mac = if sent { OWN_MAC } else { PEER_MAC };
     let frame = Ok(frame(mac, Content::Advert(advert)));
-    Event::Heard { frames: vec![Heard { ifindex: NIC_INDEX, sent, frame }] }
+    Event::Heard { frames: vec![Heard { ifindex: NIC_INDEX, sent, shunted: false, frame }] }
 }
 
 fn arp(mac: Mac, ip: IpAddr) -> Heard {
@@ -68,7 +68,12 @@ fn arp(mac: Mac, ip: IpAddr) -> Heard {
         target_mac: Mac([0xff; 6]),
         target: ip,
     };
-    Heard { ifindex: NIC_INDEX, sent: false, frame: Ok(frame(mac, Content::Arp(arp))) }
+    Heard {
+        ifindex: NIC_INDEX,
+        sent: false,
+        shunted: false,
+        frame: Ok(frame(mac, Content::Arp(arp))),
+    }
 }
 
 fn claim(mac: Mac) -> Event {
@@ -426,12 +431,14 @@ fn frames_count_once_and_by_reason() {
     for ifindex in [NIC_INDEX, bridge] {
         let frame = Ok(frame(PEER_MAC, Content::Advert(advert(PEER, 100, SECOND))));
         let wrong = Err(Malformed::VrrpChecksum);
-        let frames = [frame, wrong].map(|frame| Heard { ifindex, sent: false, frame });
+        let frames =
+            [frame, wrong].map(|frame| Heard { ifindex, sent: false, shunted: false, frame });
         bench.feed(Event::Heard { frames: frames.to_vec() });
     }
     assert_eq!(bench.counter("adverts_foreign"), before + 1);
     assert_eq!(bench.counter("malformed_vrrp_checksum"), 1);
-    let stray = Heard { ifindex: 99, sent: false, frame: Err(Malformed::Truncated) };
+    let stray =
+        Heard { ifindex: 99, sent: false, shunted: false, frame: Err(Malformed::Truncated) };
     bench.feed(Event::Heard { frames: vec![stray] });
     assert_eq!((bench.counter("frames_stray"), bench.counter("malformed_truncated")), (1, 0));
 }
@@ -455,7 +462,7 @@ fn forged() -> impl Strategy<Value = Heard> {
             }
             let mut frame = frame(mac, Content::Advert(forged));
             frame.vlan = (vlan > 20).then_some(vlan);
-            Heard { ifindex: NIC_INDEX, sent: false, frame: Ok(frame) }
+            Heard { ifindex: NIC_INDEX, sent: false, shunted: false, frame: Ok(frame) }
         })
 }
 
@@ -522,7 +529,7 @@ fn an_owner_that_begins_in_a_flood_is_seen() {
                 let forged = Advert { router_id, ..advert(PEER, 255, SECOND) };
                 let mut frame = frame(PEER_MAC, Content::Advert(forged));
                 frame.vlan = Some(vlan);
-                Heard { ifindex: NIC_INDEX, sent: false, frame: Ok(frame) }
+                Heard { ifindex: NIC_INDEX, sent: false, shunted: false, frame: Ok(frame) }
             });
             bench.feed(Event::Heard { frames: invented.collect() });
             bench.advance(ms(1));
