@@ -29,7 +29,7 @@ use self::{
 use crate::{
     bpf::{self, BPFFS, BpfError, Pins, Programs, Pulse},
     causes::causes,
-    daemons::{self, BorrowError, ScanError, Scanner, Scope, SocketError},
+    daemons::{self, BorrowError, Probes, ScanError, Scanner, Scope, SocketError},
     engine::{Action, Config, Engine, Event, Notice, VrrpSocket, Weight},
     metrics::Scrapes,
     net::{
@@ -115,6 +115,8 @@ pub struct Parts {
     pub vips: Vips,
     /// For [`Action::Announce`].
     pub announcer: Announcer,
+    /// For [`Action::SetProbe`].
+    pub probes: Probes,
     /// Looks for daemons.
     pub scanner: Scanner,
     /// The control socket.
@@ -220,7 +222,7 @@ impl Driver {
         let tick =
             self.engine.next_deadline().map(|deadline| clock() + deadline.saturating_sub(now));
         let scan = self.looks.next();
-        let Parts { programs, monitor, server, scrapes, .. } = &mut self.parts;
+        let Parts { programs, monitor, server, scrapes, probes, .. } = &mut self.parts;
         let mut events = Vec::new();
         let mut reports = Vec::new();
         let mut intents = Vec::new();
@@ -243,6 +245,8 @@ impl Driver {
                     reports.into_iter().map(|message| Event::Withheld { message }).collect(),
                 )
             }
+            // Before what the watch heard, or what both have seems to be missed.
+            adverts = probes.read() => Wake::Events(vec![Event::Received { adverts }]),
             read = programs.frames.read(|record| frames.extend(bpf::heard(record))) => {
                 read?;
                 Wake::Events(vec![Event::Heard { frames }])
@@ -363,7 +367,7 @@ impl Driver {
     }
 
     async fn carry_out(&mut self, action: &Action) -> Result<(), ActionError> {
-        let Parts { programs, replay, carrier, groups, vips, announcer, scanner, .. } =
+        let Parts { programs, replay, carrier, groups, vips, announcer, probes, scanner, .. } =
             &mut self.parts;
         match action {
             Action::SetPolicy { ifindex, name, withhold } => {
@@ -415,6 +419,9 @@ impl Driver {
             Action::Answer { ifindex, answers } => {
                 programs.set_answers(*ifindex, answers)?;
                 groups.hold(*ifindex, &answers.addresses)?;
+            }
+            Action::SetProbe { ifindex, family, groups } => {
+                probes.set(*ifindex, *family, groups.as_ref())?;
             }
             Action::StandIn { ifindex, wanted } => carrier.stand_in(*ifindex, *wanted).await?,
             Action::ResyncLink { socket, ifindex } => {

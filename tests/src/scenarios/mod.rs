@@ -1,8 +1,10 @@
 //! The scenarios: what is to be proved, each with the assertion that proves it.
 
 mod cluster;
+mod deaf;
 mod failover;
 mod failures;
+mod foreign;
 mod forged;
 mod ground;
 mod left;
@@ -63,6 +65,8 @@ pub struct Scenario {
     pub extra: bool,
     shape: NicShape,
     only: Option<DatapathKind>,
+    /// What else has to be there.
+    needs: fn() -> Result<()>,
     work: Box<dyn Fn(Context) -> Work>,
 }
 
@@ -82,6 +86,7 @@ impl Scenario {
             extra: false,
             shape: NicShape::Plain,
             only: None,
+            needs: || Ok(()),
             work,
         }
     }
@@ -96,6 +101,9 @@ impl Scenario {
             return Some(format!("it is about {only}"));
         }
         if let Err(error) = lab::available(self.shape) {
+            return Some(format!("{error:#}"));
+        }
+        if let Err(error) = (self.needs)() {
             return Some(format!("{error:#}"));
         }
         (self.shielded && !context.vipshield.exists())
@@ -178,6 +186,8 @@ pub fn all() -> Vec<Scenario> {
     all.extend(unseen::scenarios());
     all.extend(midway::scenarios());
     all.extend(forged::scenarios());
+    all.extend(foreign::scenarios());
+    all.extend(deaf::scenarios());
     all.extend(wire::scenarios());
     all
 }

@@ -8,6 +8,7 @@ use super::{
     action::Action,
     carry::Route,
     heard::Heard,
+    probe::Received,
     vips::Intent,
     world::{Address, Daemon, Link},
 };
@@ -66,6 +67,11 @@ pub enum Event {
     Heard {
         /// In the order in which they did.
         frames: Vec<Heard>,
+    },
+    /// Adverts arrived at sockets like those of the daemons.
+    Received {
+        /// Each is named once.
+        adverts: Vec<Received>,
     },
     /// A process asked for an address, or for its removal.
     Intent {

@@ -20,11 +20,13 @@ mod failed;
 mod find;
 mod grants;
 mod heard;
+mod heeding;
 mod intake;
 mod names;
 mod nic;
 mod notice;
 mod phase;
+mod probe;
 mod rest;
 mod roster;
 mod routers;
@@ -51,6 +53,7 @@ pub use self::{
     names::Opening,
     notice::{Notice, Weight},
     phase::{Phase, Signs, derive},
+    probe::Received,
     status::{
         ClaimStatus, ClaimantStatus, DaemonStatus, EngineStatus, Interface, NicStatus,
         RouterStatus, SenderStatus, VrrpStatus,
@@ -69,8 +72,10 @@ use self::{
     failed::Failure,
     grants::Grants,
     heard::Tally,
+    heeding::Strangers,
     names::Names,
     nic::{Nic, Overdue},
+    probe::Probes,
     rest::Rest,
     routers::{Patience, Routers},
     unseen::Unseen,
@@ -135,6 +140,10 @@ pub struct Engine {
     mentioned: BTreeSet<String>,
     /// Virtual routers on the wire.
     routers: Routers,
+    /// Whether daemons hear their adverts.
+    probes: Probes,
+    /// Those of other clusters among them.
+    strangers: Strangers,
     /// Who claims their addresses.
     claims: Claims,
     tally: Tally,
@@ -182,6 +191,8 @@ impl Engine {
             mentioned: BTreeSet::new(),
             arming: Arming::default(),
             routers: Routers::default(),
+            probes: Probes::default(),
+            strangers: Strangers::default(),
             claims: Claims::default(),
             tally: Tally::default(),
             turnover_until: None,
@@ -236,6 +247,7 @@ impl Engine {
             .chain(self.world.vips.next_deadline())
             .chain(self.routers.next_deadline(self.evaluated))
             .chain(self.claims.next_deadline(self.evaluated))
+            .chain(self.probes.next_deadline())
             .chain(self.announcer.next_deadline())
             .chain(self.grants.next_deadline(self.evaluated))
             .min()
@@ -276,6 +288,7 @@ impl Engine {
         self.find_nics(now);
         self.recognise_bearers();
         self.learn_patience(now);
+        self.listen(now);
         let indexes: Vec<u32> = self.nics.keys().copied().collect();
         for ifindex in indexes {
             self.evaluate_nic(ifindex, now);
@@ -284,6 +297,7 @@ impl Engine {
         self.answer_neighbours();
         self.settle_vips(now);
         self.mind_silence(now);
+        self.find_strangers(now);
         self.find_conflicts(now);
         self.announce(now);
         self.rebind();
@@ -421,13 +435,15 @@ impl Engine {
                 }
             }
             Overdue::Address(address) => {
-                let where_it_is = if self.world.is_served(ifindex) {
-                    "on no interface"
+                let family = Family::of(address.ip);
+                let why = if self.world.is_deaf(ifindex, family) {
+                    "is where the daemons hear no adverts".to_owned()
+                } else if self.world.is_served(ifindex) {
+                    format!("is on no interface, and {patience}")
                 } else {
-                    "behind a switch that takes no new flows"
+                    format!("is behind a switch that takes no new flows, and {patience}")
                 };
-                let text =
-                    format!("{address} is {where_it_is}, and {patience}: the daemons are told");
+                let text = format!("{address} {why}: the daemons are told");
                 tell(&mut self.actions, Weight::Warning, Some(name), text);
                 if !self.guarded_sockets().is_empty() {
                     self.want(Action::ReplayRemoval { ifindex, address });

@@ -13,7 +13,7 @@ use vipshield_common::guard::withhold;
 use super::{
     carry::{Plan, Route, Shunt},
     phase::{Phase, Signs, derive},
-    world::{Address, Link, World},
+    world::{Address, Family, Link, World},
 };
 
 /// For so long after it was taken down a NIC may have no carrier. The kernel looks at carriers once a
@@ -166,13 +166,11 @@ impl Nic {
     pub(super) fn take_back(&mut self, world: &World) -> Vec<Address> {
         // One that is back on the NIC itself was announced there.
         self.mourned.retain(|address| !world.has_ip(self.ifindex, address.ip));
-        if !world.is_served(self.ifindex) {
-            return Vec::new();
-        }
         let back: Vec<Address> = self
             .mourned
             .iter()
             .copied()
+            .filter(|address| world.is_usable(self.ifindex, address.ip))
             .filter(|address| self.is_elsewhere(world, *address))
             .collect();
         for address in &back {
@@ -319,9 +317,11 @@ impl Nic {
             // What was told to be gone is not back as long as nobody can reach it there.
             let is_mourned =
                 |address: &Address| self.mourned.iter().any(|gone| gone.ip == address.ip);
-            let served = world.is_served(self.ifindex);
+            let usable = |address: &Address| world.is_usable(self.ifindex, address.ip);
             for address in world.addresses_of(bearer).filter(|address| {
-                !address.is_link_local() && is_ours(address) && (served || !is_mourned(address))
+                !address.is_link_local()
+                    && is_ours(address)
+                    && (usable(address) || !is_mourned(address))
             }) {
                 if !self.home.keys().any(|known| known.ip == address.ip) {
                     self.home.insert(address, seen);
@@ -371,14 +371,14 @@ impl Nic {
     /// the node's address is gone.
     fn watch_addresses(&mut self, world: &World, now: Duration) {
         let (ifindex, bearer) = (self.ifindex, self.bearer);
-        let served = world.is_served(ifindex);
         let on_bridge = |address: Address| {
             bearer.is_some_and(|bearer| world.has_ip(bearer, address.ip))
                 || (!address.is_link_local() && world.on_a_bridge(address.ip))
         };
         let here = |address: Address| {
             world.has_ip(ifindex, address.ip)
-                || on_bridge(address) && (served || world.vips.is_wanted(address.ip))
+                || on_bridge(address)
+                    && (world.is_usable(ifindex, address.ip) || world.vips.is_wanted(address.ip))
         };
         for (address, seen) in &mut self.home {
             if *seen == Seen::Doubted && here(*address) {
@@ -388,7 +388,9 @@ impl Nic {
         let absent: Vec<Address> = self.home.keys().copied().filter(|a| !here(*a)).collect();
         self.absent.retain(|address, _| absent.contains(address));
         for address in absent {
-            self.absent.entry(address).or_insert(now);
+            // Where daemons hear nothing it has lasted long enough by now.
+            let deaf = world.is_deaf(ifindex, Family::of(address.ip)) && on_bridge(address);
+            self.absent.entry(address).or_insert(if deaf { Duration::ZERO } else { now });
         }
     }
 

@@ -31,6 +31,8 @@ pub struct World {
     routes: Routes,
     /// Switches that take no new flows.
     unserved: BTreeSet<u32>,
+    /// NICs whose daemons do not hear adverts that reach this node.
+    deaf: BTreeSet<(u32, Family)>,
     /// By process id.
     pub(super) daemons: BTreeMap<u32, Daemon>,
     /// What the daemons mean to have.
@@ -77,6 +79,11 @@ impl World {
         } else if self.has_link(ifindex) {
             self.unserved.insert(ifindex);
         }
+    }
+
+    /// Where daemons hear nothing: all of it.
+    pub(super) fn set_deaf(&mut self, deaf: BTreeSet<(u32, Family)>) {
+        self.deaf = deaf;
     }
 
     /// An address is on an interface. False: it was known to be.
@@ -249,6 +256,18 @@ impl World {
     #[must_use]
     pub fn is_served(&self, ifindex: u32) -> bool {
         self.taker(ifindex).is_none_or(|switch| !self.unserved.contains(&switch.ifindex))
+    }
+
+    /// Whether daemons hear nothing of this family on a NIC.
+    #[must_use]
+    pub fn is_deaf(&self, nic: u32, family: Family) -> bool {
+        self.deaf.contains(&(nic, family))
+    }
+
+    /// Whether an address of a NIC is of use to a daemon where a bridge has it.
+    #[must_use]
+    pub fn is_usable(&self, nic: u32, ip: IpAddr) -> bool {
+        self.is_served(nic) && !self.is_deaf(nic, Family::of(ip))
     }
 
     /// Where frames that arrive on `nic` go up the stack: the NIC itself when it is free, the
