@@ -161,7 +161,7 @@ pub struct InstanceConfig {
     pub nic: Option<String>,
     /// The interface of its addresses; the one it runs on unless it says otherwise.
     pub addresses_on: Option<String>,
-    /// Further lines of its configuration. `OWN` stands for the node's own address.
+    /// Further lines of its configuration. `OWN` stands for the node's own address, `PEER` for another's.
     pub options: Vec<String>,
 }
 
@@ -322,8 +322,11 @@ impl LabConfig {
             text.push_str("  }\n");
         }
         for option in &instance.options {
-            let own = own(node).map(|own| own.to_string()).unwrap_or_default();
-            let _ = writeln!(text, "  {}", option.replace("OWN", &own));
+            let peer = self.nodes.iter().find(|peer| peer.name != node.name);
+            let [own, peer] = [Some(node), peer].map(|node| {
+                node.and_then(own).map(|address| address.to_string()).unwrap_or_default()
+            });
+            let _ = writeln!(text, "  {}", option.replace("OWN", &own).replace("PEER", &peer));
         }
         if self.check.is_some() {
             let _ = writeln!(text, "  track_script {{\n    {CHECK}\n  }}");

@@ -64,6 +64,8 @@ pub struct Advert {
     pub pseudo_header: bool,
     /// What is wrong with its checksum.
     pub wrong: u16,
+    /// The password of version 2, if it has one (RFC 2338, section 5.3.6).
+    pub password: Option<[u8; 8]>,
 }
 
 impl Advert {
@@ -85,6 +87,7 @@ impl Advert {
             ttl: 255,
             pseudo_header: true,
             wrong: 0,
+            password: None,
         }
     }
 
@@ -93,8 +96,11 @@ impl Advert {
     pub fn message(&self) -> Vec<u8> {
         let count = self.addresses.len() as u8;
         let (kind, interval) = match self.version {
-            // No authentication, and seconds.
-            Version::V2 => (0x21, self.interval.as_secs() as u16),
+            // The kind of authentication, and seconds.
+            Version::V2 => {
+                let kind = u16::from(self.password.is_some());
+                (0x21, kind << 8 | self.interval.as_secs() as u16)
+            }
             Version::V3 => (0x31, (self.interval.as_millis() / 10) as u16),
         };
         let mut message = vec![kind, self.router_id, self.priority, count];
@@ -104,7 +110,7 @@ impl Advert {
         let mut summed = Vec::new();
         match self.version {
             // What authenticates nothing takes its room nevertheless.
-            Version::V2 => message.extend([0; 8]),
+            Version::V2 => message.extend(self.password.unwrap_or_default()),
             // The pseudo-header (RFC 8200, section 8.1); what it has more of over IPv6 is zero.
             Version::V3 if self.pseudo_header => {
                 summed.extend([octets(&self.source), octets(&self.group())].concat());

@@ -31,7 +31,7 @@ pub struct Host {
 }
 
 impl Host {
-    fn create(run: &RunDir, name: &str) -> Result<Self> {
+    pub(crate) fn create(run: &RunDir, name: &str) -> Result<Self> {
         let namespace = Netns::create(&run.namespace(name))?;
         let rtnl = Rtnl::open(&namespace)?;
         Ok(Self { name: name.to_owned(), rtnl, namespace })

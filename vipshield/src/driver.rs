@@ -38,7 +38,7 @@ use self::{
 use crate::{
     bpf::{self, BPFFS, BpfError, Pins, Programs, Pulse},
     causes::causes,
-    daemons::{self, BorrowError, ScanError, Scanner, Scope, SocketError},
+    daemons::{self, BorrowError, Probes, ScanError, Scanner, Scope, SocketError},
     engine::{Action, Config, Engine, Event, Notice, VrrpSocket, Weight},
     metrics::Scrapes,
     net::{
@@ -124,6 +124,8 @@ pub struct Parts {
     pub vips: Vips,
     /// For [`Action::Announce`].
     pub announcer: Announcer,
+    /// For [`Action::SetProbe`].
+    pub probes: Probes,
     /// Looks for daemons.
     pub scanner: Scanner,
     /// The control socket.
@@ -242,7 +244,7 @@ impl Driver {
         let tick =
             self.work.engine.next_deadline().map(|deadline| clock() + deadline.saturating_sub(now));
         let scan = self.looks.next();
-        let Parts { programs, monitor, server, scrapes, .. } = &mut self.parts;
+        let Parts { programs, monitor, server, scrapes, probes, .. } = &mut self.parts;
         let mut events = Vec::new();
         let mut reports = Vec::new();
         let mut intents = Vec::new();
@@ -273,6 +275,10 @@ impl Driver {
                 read?;
                 let events = reports.into_iter().map(|message| Event::Withheld { message });
                 (Source::Reports, Wake::Events(events.collect()))
+            }
+            // Before what the watch heard, or what both have seems to be missed.
+            adverts = probes.read(), if had.awaits(Source::Probes) => {
+                (Source::Probes, Wake::Events(vec![Event::Received { adverts }]))
             }
             read = programs.frames.read(|record| frames.extend(bpf::heard(record))),
                 if had.awaits(Source::Frames) =>
@@ -426,7 +432,8 @@ impl Hands for Adapters<'_> {
 
 impl Adapters<'_> {
     async fn try_to(&mut self, engine: &Engine, action: &Action) -> Result<(), ActionError> {
-        let Parts { programs, replay, carrier, groups, vips, announcer, scanner, .. } = self.parts;
+        let Parts { programs, replay, carrier, groups, vips, announcer, probes, scanner, .. } =
+            &mut *self.parts;
         match action {
             Action::SetPolicy { ifindex, name, withhold } => {
                 programs.set_policy(*ifindex, name, *withhold)?;
@@ -477,6 +484,9 @@ impl Adapters<'_> {
             Action::Answer { ifindex, answers } => {
                 programs.set_answers(*ifindex, answers)?;
                 groups.hold(*ifindex, &answers.addresses)?;
+            }
+            Action::SetProbe { ifindex, family, groups } => {
+                probes.set(*ifindex, *family, groups.as_ref())?;
             }
             Action::StandIn { ifindex, wanted } => carrier.stand_in(*ifindex, *wanted).await?,
             Action::ResyncLink { socket, ifindex } => {

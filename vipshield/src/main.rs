@@ -20,7 +20,7 @@ use tokio::{
 use vipshield::{
     bpf::{self, BPFFS, Pins, Programs},
     cli::{Cleanup, Cli, Command, Metrics, Output, Query, Run},
-    daemons::{self, Looked, Scanner, Scope},
+    daemons::{self, Looked, Probes, Scanner, Scope},
     driver::{Driver, Parts, forward_ebpf_log},
     engine::{Config, Daemon, Event, Family, Filter, Health, Link, Role, VrrpSocket},
     metrics,
@@ -120,6 +120,7 @@ async fn run(options: Run) -> Result<()> {
         groups: Groups::open().context("a packet socket (needs CAP_NET_RAW)")?,
         vips,
         announcer: Announcer::open()?,
+        probes: Probes::default(),
         scanner,
         server,
         scrapes,

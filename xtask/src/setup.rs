@@ -36,7 +36,7 @@ struct Program {
     why: &'static str,
 }
 
-const PROGRAMS: [Program; 8] = [
+const PROGRAMS: [Program; 9] = [
     Program { part: Part::Build, name: "cc", package: "gcc", why: "links what cargo builds" },
     Program {
         part: Part::Lab,
@@ -44,6 +44,7 @@ const PROGRAMS: [Program; 8] = [
         package: "keepalived",
         why: "the daemon to guard",
     },
+    Program { part: Part::Lab, name: "nft", package: "nftables", why: "a firewall of the lab's" },
     Program { part: Part::Lab, name: "ip", package: "iproute2", why: "to look into the lab" },
     Program {
         part: Part::Vm,

@@ -1,8 +1,10 @@
 //! The scenarios: what is to be proved, each with the assertion that proves it.
 
 mod cluster;
+mod deaf;
 mod failover;
 mod failures;
+mod foreign;
 mod forged;
 mod ground;
 mod left;
@@ -66,6 +68,8 @@ pub struct Scenario {
     pub extra: bool,
     shape: NicShape,
     only: Option<DatapathKind>,
+    /// What else has to be there.
+    needs: fn() -> Result<()>,
     work: Box<dyn Fn(Context) -> Work>,
 }
 
@@ -85,6 +89,7 @@ impl Scenario {
             extra: false,
             shape: NicShape::Plain,
             only: None,
+            needs: || Ok(()),
             work,
         }
     }
@@ -99,6 +104,9 @@ impl Scenario {
             return Some(format!("it is about {only}"));
         }
         if let Err(error) = lab::available(self.shape) {
+            return Some(format!("{error:#}"));
+        }
+        if let Err(error) = (self.needs)() {
             return Some(format!("{error:#}"));
         }
         (self.shielded && !context.vipshield.exists())
@@ -186,6 +194,8 @@ pub fn all() -> Vec<Scenario> {
     all.extend(midway::scenarios());
     all.extend(misconfigured::scenarios());
     all.extend(forged::scenarios());
+    all.extend(foreign::scenarios());
+    all.extend(deaf::scenarios());
     all.extend(wire::scenarios());
     all
 }

@@ -284,6 +284,7 @@ fn advert() -> Advert {
         addresses: vec![address(VIP).ip],
         authentication: Authentication::None,
         checksum: Checksum::Standard,
+        trailer: false,
     }
 }
 

@@ -9,6 +9,7 @@ mod cgroup;
 mod errno;
 mod home;
 mod mark;
+mod probe;
 mod proc;
 mod scan;
 mod socket;
@@ -20,6 +21,7 @@ pub use self::{
     cgroup::{CgroupError, cgroup},
     home::{home, stays},
     mark::{Mark, is_marked, set_mark},
+    probe::Probes,
     proc::ScanError,
     scan::{Kin, Looked, Scanner, Scope},
     socket::{

@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::Ipv6Addr,
+    net::{IpAddr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd as _},
 };
 
@@ -190,6 +190,41 @@ pub fn rebind(
         }
     }
     Ok(())
+}
+
+/// Has a socket receive what comes in on this interface, and of multicast what it has joined itself: as
+/// keepalived has it (`IP_MULTICAST_ALL`, and for IPv6 since Linux 4.20 `IPV6_MULTICAST_ALL`).
+pub(super) fn receive_on(
+    socket: impl AsFd,
+    family: Family,
+    ifindex: u32,
+) -> Result<(), SocketError> {
+    let socket = socket.as_fd();
+    sockopt::set(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &ifindex)
+        .map_err(failed("SO_BINDTOIFINDEX"))?;
+    let (level, option) = match family {
+        Family::Ipv4 => (libc::IPPROTO_IP, libc::IP_MULTICAST_ALL),
+        Family::Ipv6 => (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_ALL),
+    };
+    sockopt::set(socket, level, option, &0_i32).map_err(failed("IP_MULTICAST_ALL"))
+}
+
+/// Joins a multicast group on an interface.
+pub(super) fn join_group(
+    socket: impl AsFd,
+    ifindex: u32,
+    group: IpAddr,
+) -> Result<(), SocketError> {
+    join(match group {
+        IpAddr::V4(group) => {
+            let group = Ipv4Membership { group: group.octets(), address: [0; 4], ifindex };
+            sockopt::set(socket, libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, &group)
+        }
+        IpAddr::V6(group) => {
+            let group = Ipv6Membership { group: group.octets(), ifindex };
+            sockopt::set(socket, libc::IPPROTO_IPV6, libc::IPV6_ADD_MEMBERSHIP, &group)
+        }
+    })
 }
 
 /// Lets an IPv6 socket send from an address that no interface has, or one that may not be used yet

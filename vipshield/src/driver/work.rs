@@ -128,14 +128,15 @@ pub(super) enum Source {
     Intents = 1 << 1,
     Monitor = 1 << 2,
     Reports = 1 << 3,
-    Frames = 1 << 4,
-    Tasks = 1 << 5,
-    Deadline = 1 << 6,
-    Scan = 1 << 7,
-    Switches = 1 << 8,
-    Signals = 1 << 9,
-    Requests = 1 << 10,
-    Scrapes = 1 << 11,
+    Probes = 1 << 4,
+    Frames = 1 << 5,
+    Tasks = 1 << 6,
+    Deadline = 1 << 7,
+    Scan = 1 << 8,
+    Switches = 1 << 9,
+    Signals = 1 << 10,
+    Requests = 1 << 11,
+    Scrapes = 1 << 12,
 }
 
 /// Which sources had their turn in this wake: each has one, however much it has to say.

@@ -9,7 +9,7 @@ use super::{
     names::Opening,
     notice::Notice,
     watch::Answers,
-    world::{Address, SocketId, VrrpSocket},
+    world::{Address, Family, SocketId, VrrpSocket},
 };
 
 /// Something to be done. Every action but [`Tell`](Action::Tell) and [`Finish`](Action::Finish)
@@ -136,6 +136,15 @@ pub enum Action {
         /// For which ones, and how.
         answers: Answers,
     },
+    /// Have a socket like those with which daemons receive adverts, on an interface; or none.
+    SetProbe {
+        /// The interface.
+        ifindex: u32,
+        /// IPv4 or IPv6.
+        family: Family,
+        /// The groups that it is a member of; none if it is not to be there.
+        groups: Option<BTreeSet<IpAddr>>,
+    },
     /// Put an address of link scope on a port, or take it off: a daemon that starts takes a NIC
     /// without an address for one that failed.
     StandIn {
@@ -204,6 +213,7 @@ impl Action {
             | Self::Watch { .. }
             | Self::WatchAddresses { .. }
             | Self::Answer { .. }
+            | Self::SetProbe { .. }
             | Self::Tell { .. }
             | Self::Finish => None,
         }
@@ -255,6 +265,12 @@ impl fmt::Display for Action {
             }
             Self::Answer { ifindex, .. } => {
                 write!(f, "answering the neighbours of interface {ifindex}")
+            }
+            Self::SetProbe { ifindex, groups: None, .. } => {
+                write!(f, "no longer listening for adverts on interface {ifindex}")
+            }
+            Self::SetProbe { ifindex, .. } => {
+                write!(f, "listening for adverts on interface {ifindex}")
             }
             Self::StandIn { ifindex, wanted: true } => {
                 write!(f, "giving interface {ifindex} a stand-in for its address")

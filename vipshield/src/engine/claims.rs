@@ -133,7 +133,7 @@ impl Engine {
     /// invent.
     pub(super) fn advertised(&self) -> impl Iterator<Item = IpAddr> {
         let own = self.routers.ours().filter_map(|(_, router)| router.own.as_ref());
-        own.flat_map(|(_, entry)| entry.value.addresses.iter().copied())
+        own.flat_map(|(_, entry)| entry.value.advert.addresses.iter().copied())
     }
 
     /// Looks for addresses that this node owns, and that somebody else says are his. That is said

@@ -8,6 +8,7 @@ use super::{
     action::Action,
     carry::Route,
     heard::Heard,
+    probe::Received,
     speakers::Speaker,
     vips::Intent,
     world::{Address, Daemon, Link},
@@ -65,6 +66,11 @@ pub enum Event {
     Heard {
         /// In the order in which they did.
         frames: Vec<Heard>,
+    },
+    /// Adverts arrived at sockets like those of the daemons.
+    Received {
+        /// Each is named once.
+        adverts: Vec<Received>,
     },
     /// A process asked for an address, or for its removal.
     Intent {

@@ -113,6 +113,7 @@ impl Engine {
             | Action::Watch { .. }
             | Action::WatchAddresses { .. }
             | Action::Answer { .. }
+            | Action::SetProbe { .. }
             | Action::Tell { .. }
             | Action::Finish => false,
         }
@@ -171,6 +172,7 @@ pub(super) fn is_optional(action: &Action) -> bool {
             | Action::Watch { .. }
             | Action::WatchAddresses { .. }
             | Action::Announce { .. }
+            | Action::SetProbe { .. }
     )
 }
 
@@ -194,6 +196,10 @@ fn remedy(action: &Action) -> &'static str {
             "vipshield does without, and does not see who else owns an address; it needs the same \
              of the kernel as a shunt: CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS, and the \
              capabilities BPF and NET_ADMIN"
+        }
+        Action::SetProbe { .. } => {
+            "vipshield does without, and does not notice a firewall that keeps adverts from the daemons on \
+             a bridge; it needs the capability NET_RAW"
         }
         Action::Answer { .. } => {
             "it is tried again; until then new neighbours may get no answer while addresses are on \

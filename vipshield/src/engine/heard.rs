@@ -9,7 +9,7 @@ use super::{
     Engine,
     nic::{Nic, Way},
     notice::Weight,
-    routers::Key,
+    routers::{Hearing, Key},
     tell,
     world::{Family, Role},
 };
@@ -81,7 +81,9 @@ impl Engine {
                     let passes =
                         Passes { own, shunted: heard.shunted, vlan, to: frame.destination };
                     self.advert_passes(nic, heard.ifindex, heard.sent, passes, &advert, now);
-                    self.advert(nic, vlan, sender, own, advert, now);
+                    let arrived = !heard.sent && self.is_for(nic, frame.destination, &advert);
+                    let heard = Hearing { own, arrived, ..Hearing::default() };
+                    self.advert(nic, vlan, sender, heard, advert, now);
                     None
                 }
                 Content::Arp(arp) => arp.claim().map(|(ip, mac)| (IpAddr::V4(ip), mac)),
@@ -166,32 +168,45 @@ impl Engine {
             || self.nics.get(&nic).is_some_and(|nic| nic.home().any(|address| address.ip == ip))
     }
 
+    /// Whether an advert is meant for this node: to a group, by its frame too, or to an address that
+    /// it has.
+    fn is_for(&self, nic: u32, frame: Mac, advert: &Advert) -> bool {
+        if advert.is_unicast() { self.is_here(nic, advert.destination) } else { frame.is_group() }
+    }
+
     fn advert(
         &mut self,
         nic: u32,
         vlan: Option<u16>,
         mac: Mac,
-        own: bool,
+        heard: Hearing,
         advert: Advert,
         now: Duration,
     ) {
+        let Hearing { own, arrived, .. } = heard;
         let family = if advert.source.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
         let (router_id, version) = (advert.router_id, advert.version);
         let key = Key { nic, vlan, family, version, router_id };
         let ours = own
             || advert.is_unicast() && self.is_here(nic, advert.destination)
             || advert.addresses.iter().any(|ip| self.is_named(*ip));
+        let asked = advert.addresses.iter().any(|ip| self.world.vips.is_known(*ip));
+        let guarded = self.nics.get(&nic);
+        let at_home = guarded.is_some_and(Nic::is_home);
+        let received = arrived && guarded.is_some_and(|nic| nic.bearer == Some(nic.ifindex));
         if own && advert.priority != 0 {
             self.adopt(nic, family, &advert.addresses);
         }
-        self.routers.hear(key, ours, own, mac, advert, now);
+        let hearing = Hearing { ours, asked, received, at_home, ..heard };
+        self.routers.hear(key, hearing, mac, advert, now);
     }
 
     /// Whether a daemon of this node has named this address, and no virtual router that this node
     /// speaks for has it: that one is it, then, whatever others say.
     fn is_named(&self, ip: IpAddr) -> bool {
         let mut own = self.routers.ours().filter_map(|(_, router)| router.own.as_ref());
-        self.world.vips.is_known(ip) && !own.any(|(_, own)| own.value.addresses.contains(&ip))
+        self.world.vips.is_known(ip)
+            && !own.any(|(_, own)| own.value.advert.addresses.contains(&ip))
     }
 
     /// What a daemon had before vipshield started it does not ask for again: that it is wanted

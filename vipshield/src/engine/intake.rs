@@ -79,6 +79,7 @@ impl Engine {
                 return self.concerns_route(ifindex, &route);
             }
             Event::Switch { ifindex, served } => self.world.see_switch(ifindex, served, now),
+            Event::Received { adverts } => return self.received(&adverts, now),
             Event::Hint => self.arming.hint(now),
             Event::Turnover => self.turnover_until = Some(now.saturating_add(TURNOVER)),
             Event::Speakers { speakers } => {
@@ -98,6 +99,9 @@ impl Engine {
                     && address.ip.is_ipv6()
                 {
                     self.flashes.push((*ifindex, *address, now.saturating_add(FLASH)));
+                }
+                if let Action::SetProbe { ifindex, family, groups: Some(_) } = action {
+                    self.probe_opened(ifindex, family, now);
                 }
                 self.succeeded(&action);
             }
@@ -381,6 +385,7 @@ impl Engine {
             | Action::Watch { .. }
             | Action::WatchAddresses { .. }
             | Action::Answer { .. }
+            | Action::SetProbe { .. }
             | Action::Tell { .. }
             | Action::Finish => {}
         }
@@ -430,6 +435,7 @@ impl Engine {
                 self.introduced.retain(|(_, introduced)| introduced != ifindex);
             }
             Action::ResyncLink { socket, ifindex } => self.not_shown(*socket, *ifindex),
+            Action::SetProbe { ifindex, family, .. } => self.probes.failed(*ifindex, *family),
             Action::ClearPolicy { .. }
             | Action::Guard { .. }
             | Action::Listen { .. }

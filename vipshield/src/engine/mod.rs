@@ -21,11 +21,13 @@ mod find;
 mod grants;
 mod health;
 mod heard;
+mod heeding;
 mod intake;
 mod names;
 mod nic;
 mod notice;
 mod phase;
+mod probe;
 mod rest;
 mod roster;
 mod routers;
@@ -55,6 +57,7 @@ pub use self::{
     names::Opening,
     notice::{Notice, Weight},
     phase::{Phase, Signs, derive},
+    probe::Received,
     speakers::Speaker,
     status::{
         ClaimStatus, ClaimantStatus, DaemonStatus, EngineStatus, Interface, NicStatus,
@@ -74,8 +77,10 @@ use self::{
     failed::Failure,
     grants::Grants,
     heard::Tally,
+    heeding::Strangers,
     names::Names,
     nic::{Nic, Overdue},
+    probe::Probes,
     rest::Rest,
     routers::{Patience, Routers},
     unseen::Unseen,
@@ -157,6 +162,10 @@ pub struct Engine {
     mentioned: BTreeSet<String>,
     /// Virtual routers on the wire.
     routers: Routers,
+    /// Whether daemons hear their adverts.
+    probes: Probes,
+    /// Those of other clusters among them.
+    strangers: Strangers,
     /// Who claims their addresses.
     claims: Claims,
     tally: Tally,
@@ -210,6 +219,8 @@ impl Engine {
             mentioned: BTreeSet::new(),
             arming: Arming::default(),
             routers: Routers::default(),
+            probes: Probes::default(),
+            strangers: Strangers::default(),
             claims: Claims::default(),
             tally: Tally::default(),
             turnover_until: None,
@@ -278,6 +289,7 @@ impl Engine {
             .chain(self.world.vips.next_deadline())
             .chain(self.routers.next_deadline(self.evaluated))
             .chain(self.claims.next_deadline(self.evaluated))
+            .chain(self.probes.next_deadline())
             .chain(self.announcer.next_deadline())
             .chain(self.grants.next_deadline(self.evaluated))
             .chain(self.next_disuse(self.evaluated))
@@ -322,6 +334,7 @@ impl Engine {
         self.recognise_bearers();
         self.find_users(now);
         self.learn_patience(now);
+        self.listen(now);
         let indexes: Vec<u32> = self.nics.keys().copied().collect();
         for ifindex in indexes {
             self.evaluate_nic(ifindex, now);
@@ -330,6 +343,7 @@ impl Engine {
         self.answer_neighbours();
         self.settle_vips(now);
         self.mind_silence(now);
+        self.find_strangers(now);
         self.find_conflicts(now);
         self.announce(now);
         self.rebind();
@@ -470,10 +484,14 @@ impl Engine {
             }
             Overdue::Address(address) => {
                 let cut_off = self.nics.get(&ifindex).and_then(Nic::cut_off);
-                let where_it_is =
-                    cut_off.map_or_else(|| "on no interface".to_owned(), |why| why.to_string());
-                let text =
-                    format!("{address} is {where_it_is}, and {patience}: the daemons are told");
+                let why = match cut_off {
+                    Some(why) => format!("is {why}, and {patience}"),
+                    None if self.world.is_deaf(ifindex, Family::of(address.ip)) => {
+                        "is where the daemons hear no adverts".to_owned()
+                    }
+                    None => format!("is on no interface, and {patience}"),
+                };
+                let text = format!("{address} {why}: the daemons are told");
                 tell(&mut self.actions, Weight::Warning, Some(name), text);
                 if !self.guarded_sockets().is_empty() {
                     self.want(Action::ReplayRemoval { ifindex, address });

@@ -16,7 +16,7 @@ pub(super) use self::passage::{CutOff, Way};
 use super::{
     carry::{Plan, Route, Shunt},
     phase::{Phase, Signs, derive},
-    world::{Address, Link, World},
+    world::{Address, Family, Link, World},
 };
 
 /// For so long after it was taken down a NIC may have no carrier. The kernel looks at carriers once a
@@ -194,6 +194,7 @@ impl Nic {
             .mourned
             .iter()
             .copied()
+            .filter(|address| !world.is_deaf(self.ifindex, Family::of(address.ip)))
             .filter(|address| self.is_elsewhere(world, *address))
             .collect();
         for address in &back {
@@ -351,9 +352,14 @@ impl Nic {
             // What was told to be gone is not back as long as nobody can reach it there.
             let is_mourned =
                 |address: &Address| self.mourned.iter().any(|gone| gone.ip == address.ip);
-            let served = self.cut_off.is_none();
+            let (ifindex, served) = (self.ifindex, self.cut_off.is_none());
+            let usable = |address: &Address| {
+                served && !world.is_deaf(ifindex, Family::of(address.ip))
+            };
             for address in world.addresses_of(bearer).filter(|address| {
-                !address.is_link_local() && is_ours(address) && (served || !is_mourned(address))
+                !address.is_link_local()
+                    && is_ours(address)
+                    && (usable(address) || !is_mourned(address))
             }) {
                 if !self.home.keys().any(|known| known.ip == address.ip) {
                     self.home.insert(address, seen);
@@ -404,13 +410,15 @@ impl Nic {
     fn watch_addresses(&mut self, world: &World, now: Duration) {
         let (ifindex, bearer) = (self.ifindex, self.bearer);
         let cut_off = self.cut_off.map(|(since, _)| since);
+        let is_deaf = |address: Address| world.is_deaf(ifindex, Family::of(address.ip));
         let on_bridge = |address: Address| {
             bearer.is_some_and(|bearer| world.has_ip(bearer, address.ip))
                 || (!address.is_link_local() && world.on_a_bridge(address.ip))
         };
         let here = |address: Address| {
             world.has_ip(ifindex, address.ip)
-                || on_bridge(address) && (cut_off.is_none() || world.vips.is_wanted(address.ip))
+                || on_bridge(address)
+                    && (cut_off.is_none() && !is_deaf(address) || world.vips.is_wanted(address.ip))
         };
         for (address, seen) in &mut self.home {
             if *seen == Seen::Doubted && here(*address) {
@@ -420,7 +428,12 @@ impl Nic {
         let absent: Vec<Address> = self.home.keys().copied().filter(|a| !here(*a)).collect();
         self.absent.retain(|address, _| absent.contains(address));
         for address in absent {
-            let since = cut_off.filter(|_| on_bridge(address)).unwrap_or(now);
+            // Where daemons hear nothing it has lasted long enough by now.
+            let since = match cut_off.filter(|_| on_bridge(address)) {
+                _ if is_deaf(address) && on_bridge(address) => Duration::ZERO,
+                Some(since) => since,
+                None => now,
+            };
             self.absent.entry(address).or_insert(since);
         }
     }

@@ -69,6 +69,10 @@ impl<K: Ord + Copy, V, const N: usize> Roster<K, V, N> {
         silent.or_else(newest).map(|(key, _)| *key)
     }
 
+    pub(super) fn get(&self, key: &K) -> Option<&Entry<V>> {
+        self.entries.get(key)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&K, &Entry<V>)> {
         self.entries.iter()
     }

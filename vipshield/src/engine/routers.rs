@@ -18,7 +18,7 @@ use super::{
     tell,
     world::Family,
 };
-use crate::wire::{Advert, Authentication, Checksum, Mac, Version};
+use crate::wire::{Advert, Mac, Version};
 
 /// Virtual routers remembered: a NIC has 255 of a family and version.
 pub(super) const MAX_ROUTERS: usize = 512;
@@ -27,9 +27,9 @@ pub(super) const MAX_SENDERS: usize = 8;
 /// Of a sender that is not this node so many addresses are remembered.
 const MAX_ADDRESSES: usize = 32;
 /// An interval that was not heard for so long counts no more.
-const MEMORY: Duration = Duration::from_mins(1);
+pub(super) const MEMORY: Duration = Duration::from_mins(1);
 /// A sender's interval counts once so many of its adverts came at that pace.
-const PACED: u32 = 2;
+pub(super) const PACED: u32 = 2;
 /// What is withheld is told after this part of an interval: (3 - 1) intervals, three being
 /// keepalived's `down_timer_adverts`, and a twentieth of that to spare.
 const DEADLINE: (u32, u32) = (19, 10);
@@ -54,53 +54,60 @@ pub(super) struct Key {
 #[derive(Clone, Debug)]
 pub(super) struct Sender {
     pub(super) mac: Mac,
-    pub(super) priority: u8,
-    pub(super) interval: Duration,
-    pub(super) addresses: Vec<IpAddr>,
-    unicast: bool,
-    authentication: Authentication,
-    checksum: Checksum,
+    /// Its last advert.
+    pub(super) advert: Advert,
     /// The last advert that came at its pace, or too late.
     beat: Duration,
-    paced: u32,
+    pub(super) paced: u32,
+    /// It is for an address that a daemon of this node has asked for.
+    pub(super) asked: bool,
+    /// When a socket like those of this node's daemons received an advert last.
+    pub(super) received: Option<Duration>,
+    /// Since when adverts come to this node that it has not received.
+    pub(super) missed: Option<Duration>,
+    /// How often this node went on as owner after an advert like the last one, which outranks it.
+    pub(super) ignored: u32,
 }
 
 impl Sender {
     fn new(advert: &Advert, now: Duration) -> Self {
         Self {
             mac: Mac::default(),
-            priority: advert.priority,
-            interval: advert.interval,
-            addresses: Vec::new(),
-            unicast: advert.is_unicast(),
-            authentication: advert.authentication,
-            checksum: advert.checksum,
+            advert: advert.clone(),
             beat: now,
             paced: 0,
+            asked: false,
+            received: None,
+            missed: None,
+            ignored: 0,
         }
+    }
+
+    fn receive(&mut self, now: Duration) {
+        self.received = Some(now);
+        self.missed = None;
     }
 
     fn hear(&mut self, mac: Mac, advert: Advert, now: Duration) {
         let pause = now.saturating_sub(self.beat);
-        if advert.interval != self.interval || pause > advert.interval * 3 / 2 {
+        if advert.interval != self.advert.interval || pause > advert.interval * 3 / 2 {
             (self.beat, self.paced) = (now, 0);
         } else if pause >= advert.interval / 2 {
             (self.beat, self.paced) = (now, self.paced.saturating_add(1));
         }
+        if advert != self.advert {
+            self.ignored = 0;
+        }
         self.mac = mac;
-        self.priority = advert.priority;
-        self.interval = advert.interval;
-        self.unicast = advert.is_unicast();
-        self.authentication = advert.authentication;
-        self.checksum = advert.checksum;
-        self.addresses = advert.addresses;
+        self.advert = advert;
     }
 }
 
 impl Entry<Sender> {
     /// It would be taken for the owner: three of its intervals have not gone by.
     pub(super) fn is_live(&self, now: Duration) -> bool {
-        self.value.priority != 0 && now <= self.last.saturating_add(lifetime(self.value.interval))
+        let Advert { priority, interval, .. } = &self.value.advert;
+        *priority != 0 && now <= self.last.saturating_add(lifetime(*interval))
     }
 }
 
@@ -108,6 +115,24 @@ impl Entry<Sender> {
 /// skew, which is less than an interval, all).
 fn lifetime(interval: Duration) -> Duration {
     interval * 4
+}
+
+/// What an advert is to this node.
+#[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "independent of each other, not a state")]
+pub(super) struct Hearing {
+    /// This node sent it.
+    pub(super) own: bool,
+    /// A daemon of this node takes part in the virtual router.
+    pub(super) ours: bool,
+    /// It is for an address that a daemon of this node has asked for.
+    pub(super) asked: bool,
+    /// It came from the wire, to this node.
+    pub(super) arrived: bool,
+    /// No socket of a daemon is anywhere else than where it came.
+    pub(super) received: bool,
+    /// The NIC is as it is when nothing has been done to it: so are the daemons' sockets.
+    pub(super) at_home: bool,
 }
 
 /// One virtual router.
@@ -122,61 +147,55 @@ pub(super) struct Router {
 }
 
 impl Router {
-    /// Whose adverts say that it is the owner, and have the highest priority. While this node says so
-    /// of itself, that of others counts if it would yield to them.
-    pub(super) fn owner(
-        &self,
-        version: Version,
-        now: Duration,
-    ) -> Option<(IpAddr, &Entry<Sender>)> {
+    /// Whose adverts say that it is the owner, and have the highest priority, of those that count.
+    pub(super) fn owner(&self, now: Duration) -> Option<(IpAddr, &Entry<Sender>)> {
         let own = self.own.iter().filter(|(_, entry)| entry.is_live(now));
         let own = own.map(|(source, entry)| (*source, entry));
-        let speaks = own.clone().next().is_some();
         let others = self.others.iter().map(|(source, entry)| (*source, entry));
         let others = others.filter(|(source, entry)| {
-            entry.is_live(now) && (!speaks || self.is_heeded(version, *source, &entry.value))
+            entry.is_live(now) && self.counts(*source, &entry.value, now)
         });
-        own.chain(others).max_by_key(|(source, entry)| (entry.value.priority, *source))
+        own.chain(others).max_by_key(|(source, entry)| (entry.value.advert.priority, *source))
     }
 
     /// The intervals that may be believed: this node's own, and that of the owner whom it heeds.
-    fn intervals(&self, version: Version, now: Duration) -> impl Iterator<Item = Duration> {
+    fn intervals(&self, now: Duration) -> impl Iterator<Item = Duration> {
         let remembered = move |entry: &&Entry<Sender>| now <= entry.last.saturating_add(MEMORY);
         let own = self.own.iter().map(|(_, entry)| entry).filter(remembered);
         let owner = self
             .others
             .iter()
             .filter(|(_, entry)| remembered(entry) && entry.value.paced >= PACED)
-            .filter(|(source, entry)| self.is_heeded(version, **source, &entry.value))
-            .max_by_key(|(source, entry)| (entry.is_live(now), entry.value.priority, **source));
-        own.chain(owner.map(|(_, entry)| entry)).map(|entry| entry.value.interval)
+            .filter(|(source, entry)| self.counts(**source, &entry.value, now))
+            .max_by_key(|(source, entry)| {
+                (entry.is_live(now), entry.value.advert.priority, **source)
+            });
+        own.chain(owner.map(|(_, entry)| entry)).map(|entry| entry.value.advert.interval)
     }
 
-    /// Whether a daemon of this node would yield to this sender: a higher priority, and what a
-    /// receiver compares with its own configuration (RFC 3768, section 7.1), which shows in what
-    /// this node has sent.
-    fn is_heeded(&self, version: Version, source: IpAddr, sender: &Sender) -> bool {
-        let Some((own_source, own)) = &self.own else { return true };
-        let own = &own.value;
-        // keepalived has one setting for what it sends and what it takes (`v3_checksum_as_v2`).
-        let bare = |sender: &Sender| sender.checksum == Checksum::NoPseudoHeader;
-        (sender.priority, source) > (own.priority, *own_source)
-            && sender.unicast == own.unicast
-            && sender.authentication == own.authentication
-            && bare(sender) == bare(own)
-            && (version == Version::V3 || sender.interval == own.interval)
+    /// Whether this node's daemon goes by a sender: as owner by one to whom it would yield, else by
+    /// whom it heeds.
+    pub(super) fn counts(&self, source: IpAddr, sender: &Sender, now: Duration) -> bool {
+        if self.own.as_ref().is_some_and(|(_, own)| own.is_live(now)) {
+            self.yields_to(source, sender)
+        } else {
+            self.is_heeded(sender)
+        }
     }
 
     /// Whether somebody is heard to whom this node has to yield.
-    fn is_outranked(&self, version: Version, now: Duration) -> bool {
-        self.others.iter().any(|(source, entry)| {
-            entry.is_live(now) && self.is_heeded(version, *source, &entry.value)
-        })
+    fn is_outranked(&self, now: Duration) -> bool {
+        self.others
+            .iter()
+            .any(|(source, entry)| entry.is_live(now) && self.yields_to(*source, &entry.value))
     }
 
-    fn hear(&mut self, own: bool, mac: Mac, mut advert: Advert, now: Duration) {
+    fn hear(&mut self, hearing: Hearing, mac: Mac, mut advert: Advert, now: Duration) {
         let source = advert.source;
-        if own {
+        if hearing.own {
+            if hearing.at_home {
+                self.went_on();
+            }
             let fresh =
                 || Entry { first: now, last: now, count: 0, value: Sender::new(&advert, now) };
             let (from, entry) = self.own.get_or_insert_with(|| (source, fresh()));
@@ -191,12 +210,22 @@ impl Router {
             .others
             .iter()
             .filter(|(_, entry)| entry.is_live(now))
-            .max_by_key(|(source, entry)| (entry.value.priority, **source))
+            .max_by_key(|(source, entry)| {
+                let sender = &entry.value;
+                (self.is_heeded(sender), sender.advert.priority, **source)
+            })
             .map(|(source, _)| *source);
         let fresh = || Sender::new(&advert, now);
         let lifetime = lifetime(advert.interval);
         let keep = |source: &IpAddr, _: &Sender| Some(*source) == owner;
         if let Some(entry) = self.others.admit(source, lifetime, now, fresh, keep) {
+            entry.value.asked = hearing.asked;
+            if hearing.arrived {
+                entry.value.missed.get_or_insert(now);
+            }
+            if hearing.received {
+                entry.value.receive(now);
+            }
             entry.value.hear(mac, advert, now);
         }
     }
@@ -247,16 +276,42 @@ impl Routers {
     pub(super) fn hear(
         &mut self,
         key: Key,
-        ours: bool,
-        own: bool,
+        hearing: Hearing,
         mac: Mac,
         advert: Advert,
         now: Duration,
     ) {
         let keep = |_: &Key, router: &Router| router.own.is_some();
         let Some(entry) = self.table.admit(key, MEMORY, now, Router::default, keep) else { return };
-        entry.value.ours |= ours;
-        entry.value.hear(own, mac, advert, now);
+        entry.value.ours |= hearing.ours;
+        entry.value.hear(hearing, mac, advert, now);
+    }
+
+    /// The virtual router of this name, if it was heard.
+    pub(super) fn get(&self, key: &Key) -> Option<&Router> {
+        self.table.get(key).map(|entry| &entry.value)
+    }
+
+    /// A socket like those of this node's daemons has received an advert.
+    pub(super) fn received(&mut self, nic: u32, router_id: u8, source: IpAddr, now: Duration) {
+        let is_it = |key: &Key| {
+            let family = if source.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 };
+            (key.nic, key.vlan, key.family, key.router_id) == (nic, None, family, router_id)
+        };
+        for (_, entry) in self.table.values_mut().filter(|(key, _)| is_it(key)) {
+            let senders = entry.value.others.values_mut();
+            for (_, sender) in senders.filter(|(known, _)| **known == source) {
+                sender.value.receive(now);
+            }
+        }
+    }
+
+    /// What was not received on a NIC until now is not missed.
+    pub(super) fn miss_nothing(&mut self, nic: u32, family: Family) {
+        let here = |key: &Key| (key.nic, key.family) == (nic, family);
+        for (_, entry) in self.table.values_mut().filter(|(key, _)| here(key)) {
+            entry.value.others.values_mut().for_each(|(_, sender)| sender.value.missed = None);
+        }
     }
 
     /// Daemons came or went: which routers are theirs is to be found out again.
@@ -278,6 +333,11 @@ impl Routers {
         self.table.iter().map(|(_, entry)| entry.value.others.evicted).sum()
     }
 
+    /// Those of which this node means to be the owner, and says nothing.
+    pub(super) fn silent(&self) -> impl Iterator<Item = &Key> {
+        self.silent.iter()
+    }
+
     /// When something is to be looked at again.
     pub(super) fn next_deadline(&self, after: Duration) -> Option<Duration> {
         self.ours()
@@ -294,7 +354,7 @@ impl Routers {
             own.chain(entry.value.others.iter().map(|(_, other)| other))
         });
         let ends = |sender: &Entry<Sender>| {
-            let times = [lifetime(sender.value.interval), MEMORY];
+            let times = [lifetime(sender.value.advert.interval), MEMORY];
             // Until then, it is not over yet.
             times.map(|time| sender.last.saturating_add(time).saturating_add(INSTANT))
         };
@@ -303,9 +363,9 @@ impl Routers {
 
     /// When the adverts of this node are overdue: before anybody else makes itself owner.
     fn silent_at(&self, key: Key, router: &Router) -> Option<Duration> {
-        let (_, own) = router.own.as_ref().filter(|(_, own)| own.value.priority != 0)?;
+        let (_, own) = router.own.as_ref().filter(|(_, own)| own.value.advert.priority != 0)?;
         let able = self.able.get(&key.nic)?;
-        Some(own.last.max(*able).saturating_add(own.value.interval * 5 / 2))
+        Some(own.last.max(*able).saturating_add(own.value.advert.interval * 5 / 2))
     }
 }
 
@@ -353,7 +413,7 @@ impl Engine {
                 let counts = |entry: &Entry<Router>| entry.value.ours || !known;
                 heard()
                     .filter(|(_, entry)| counts(entry))
-                    .flat_map(|(key, entry)| entry.value.intervals(key.version, now))
+                    .flat_map(|(_, entry)| entry.value.intervals(now))
                     .min()
             })
             .min()
@@ -361,15 +421,15 @@ impl Engine {
 
     fn is_outranked(&self, nic: u32, now: Duration) -> bool {
         self.routers.ours().any(|(key, router)| {
-            key.nic == nic && self.means_to_own(router) && router.is_outranked(key.version, now)
+            key.nic == nic && self.means_to_own(router) && router.is_outranked(now)
         })
     }
 
     /// Whether this node has said that it owns a router, and has not given its addresses up.
     fn means_to_own(&self, router: &Router) -> bool {
         router.own.as_ref().is_some_and(|(_, own)| {
-            own.value.priority != 0
-                && own.value.addresses.iter().any(|ip| self.world.vips.is_wanted(*ip))
+            own.value.advert.priority != 0
+                && own.value.advert.addresses.iter().any(|ip| self.world.vips.is_wanted(*ip))
         })
     }
 
@@ -429,7 +489,7 @@ impl Engine {
             .ours()
             .filter_map(|(_, router)| router.own.as_ref())
             .filter(|(_, own)| own.is_live(now))
-            .flat_map(|(_, own)| own.value.addresses.iter().copied())
+            .flat_map(|(_, own)| own.value.advert.addresses.iter().copied())
             .collect();
         let lapsed: Vec<IpAddr> = self
             .world

@@ -226,15 +226,15 @@ impl Engine {
                 source,
                 mac: entry.value.mac,
                 own,
-                priority: entry.value.priority,
-                interval_ms: entry.value.interval.as_millis() as u64,
+                priority: entry.value.advert.priority,
+                interval_ms: entry.value.advert.interval.as_millis() as u64,
                 last_seen_ms: ago(entry.last, now),
                 adverts: entry.count,
             };
             let own = router.own.iter().map(|(source, entry)| (*source, true, entry));
             let others = router.others.iter().map(|(source, entry)| (*source, false, entry));
             let senders: Vec<_> = own.chain(others).collect();
-            let owner = router.owner(key.version, now);
+            let owner = router.owner(now);
             let latest = senders.iter().max_by_key(|(.., entry)| entry.last).map(|it| it.2);
             let spokesman = owner.map(|(_, entry)| entry).or(latest);
             RouterStatus {
@@ -245,7 +245,9 @@ impl Engine {
                 vlan: key.vlan,
                 ours: router.ours,
                 owner: owner.map(|(source, _)| source),
-                addresses: spokesman.map(|it| it.value.addresses.clone()).unwrap_or_default(),
+                addresses: spokesman
+                    .map(|it| it.value.advert.addresses.clone())
+                    .unwrap_or_default(),
                 senders: senders
                     .into_iter()
                     .map(|(source, own, it)| sender(source, own, it))

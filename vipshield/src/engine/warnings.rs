@@ -55,7 +55,8 @@ impl Engine {
             let mac = claimed.conflict?;
             Some(format!("{mac} answers for {ip}, which this node owns: two owners"))
         });
-        findings.chain(unseen).chain(failed).chain(conflicts).collect()
+        let strangers = self.strangers.heard.values().cloned();
+        findings.chain(unseen).chain(failed).chain(strangers).chain(conflicts).collect()
     }
 
     fn findings(&self, now: Duration) -> Vec<Finding> {
@@ -104,6 +105,23 @@ impl Engine {
             });
         }
         findings.extend(self.nics.values().filter_map(|nic| self.bridge_fails(nic)));
+        findings.extend(self.probes.deaf().map(|(nic, _, whom)| Finding {
+            nic: self.nics.get(&nic).map(|nic| nic.name.clone()),
+            grave: false,
+            text: self.deafness(nic, whom),
+        }));
+        findings.extend(self.routers.silent().filter_map(|key| {
+            let nic = self.nics.get(&key.nic)?;
+            let bearer = nic.bearer.filter(|bearer| *bearer != nic.ifindex)?;
+            let bearer = self.world.name_of(bearer);
+            let text = format!(
+                "this node owns virtual router {}, and none of its adverts leaves by {bearer}, so that \
+                 another node takes over beside it: if its keepalived runs, the likely cause is a firewall \
+                 that lets VRRP out on {} only; let it out on {bearer} too",
+                key.router_id, nic.name
+            );
+            Some(Finding { nic: Some(nic.name.clone()), text, grave: false })
+        }));
         findings.extend(self.half_deaf().map(|(daemon, nic)| Finding {
             nic: Some(nic.name.clone()),
             grave: false,

@@ -32,6 +32,8 @@ pub struct World {
     routes: Routes,
     /// Switches that take no new flows, since when.
     unserved: BTreeMap<u32, Duration>,
+    /// NICs whose daemons do not hear adverts that reach this node.
+    deaf: BTreeSet<(u32, Family)>,
     /// By process id.
     pub(super) daemons: BTreeMap<u32, Daemon>,
     /// What the daemons mean to have.
@@ -78,6 +80,11 @@ impl World {
         } else if self.has_link(ifindex) {
             self.unserved.entry(ifindex).or_insert(now);
         }
+    }
+
+    /// Where daemons hear nothing: all of it.
+    pub(super) fn set_deaf(&mut self, deaf: BTreeSet<(u32, Family)>) {
+        self.deaf = deaf;
     }
 
     /// An address is on an interface. False: it was known to be.
@@ -250,6 +257,12 @@ impl World {
     #[must_use]
     pub fn unserved_since(&self, ifindex: u32) -> Option<Duration> {
         self.unserved.get(&self.taker(ifindex)?.ifindex).copied()
+    }
+
+    /// Whether daemons hear nothing of this family on a NIC.
+    #[must_use]
+    pub fn is_deaf(&self, nic: u32, family: Family) -> bool {
+        self.deaf.contains(&(nic, family))
     }
 
     /// Where frames that arrive on `nic` go up the stack: the NIC itself when it is free, the

@@ -23,7 +23,7 @@ pub use self::{
     ethernet::Mac,
     malformed::Malformed,
     neighbour::{Neighbour, Purpose},
-    vrrp::{Advert, Authentication, Checksum, Version},
+    vrrp::{Advert, Authentication, Checksum, Fingerprint, Version},
 };
 
 /// What a frame says.

@@ -1,6 +1,7 @@
 //! VRRP adverts: version 2 (RFC 3768) and version 3 (RFC 9568) over IPv4 and IPv6.
 
 use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::{IpAddr, Ipv4Addr},
     time::Duration,
 };
@@ -61,10 +62,24 @@ impl TryFrom<u8> for Version {
 pub enum Authentication {
     /// Not at all.
     None,
-    /// By a password in clear text, which is not kept.
-    Password,
+    /// By a password in clear text, of which only a fingerprint is kept.
+    Password(Fingerprint),
     /// By an IP authentication header, which is looked at by nobody here.
     Header,
+}
+
+/// Tells two passwords apart, and not what they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint(u64);
+
+impl Fingerprint {
+    /// Of this password, with the zeros that fill it up.
+    #[must_use]
+    pub fn of(password: [u8; AUTHENTICATION]) -> Self {
+        let mut hasher = DefaultHasher::new();
+        password.hash(&mut hasher);
+        Self(hasher.finish())
+    }
 }
 
 /// What the checksum of an advert covers.
@@ -103,6 +118,8 @@ pub struct Advert {
     pub authentication: Authentication,
     /// What its checksum covers.
     pub checksum: Checksum,
+    /// Something follows that an older receiver takes for too much (keepalived 2.4: `auth_hmac`).
+    pub trailer: bool,
 }
 
 impl Advert {
@@ -113,8 +130,8 @@ impl Advert {
     }
 }
 
-/// What follows the addresses, and version 2's authentication data, is passed over: newer versions
-/// of keepalived put a trailer there.
+/// Of what follows the addresses, and version 2's authentication data, only that it is there is noted:
+/// newer versions of keepalived put a trailer there.
 pub(super) fn decode(header: &Header, message: &[u8]) -> Result<Advert, Malformed> {
     let kind = bytes::u8(message, 0)?;
     let version = Version::try_from(kind >> 4)?;
@@ -134,11 +151,16 @@ pub(super) fn decode(header: &Header, message: &[u8]) -> Result<Advert, Malforme
     if router_id == 0 {
         return Err(Malformed::VrrpRouter);
     }
+    let size = if header.source.is_ipv6() { 16 } else { 4 };
+    let end = FIXED + size * usize::from(bytes::u8(message, 3)?);
     let (authentication, interval) = match version {
         Version::V2 => {
             let authentication = match bytes::u8(message, 4)? {
                 0 => Authentication::None,
-                1 => Authentication::Password,
+                1 => {
+                    let password = bytes::array(message, end).map_err(|_| Malformed::VrrpLength)?;
+                    Authentication::Password(Fingerprint::of(password))
+                }
                 2 => Authentication::Header,
                 _ => return Err(Malformed::VrrpAuthentication),
             };
@@ -149,8 +171,6 @@ pub(super) fn decode(header: &Header, message: &[u8]) -> Result<Advert, Malforme
             (Authentication::None, Duration::from_millis(10 * u64::from(hundredths)))
         }
     };
-    let size = if header.source.is_ipv6() { 16 } else { 4 };
-    let end = FIXED + size * usize::from(bytes::u8(message, 3)?);
     let whole = if version == Version::V2 { end + AUTHENTICATION } else { end };
     let (Some(list), Some(covered)) = (message.get(FIXED..end), message.get(..whole)) else {
         return Err(Malformed::VrrpLength);
@@ -173,6 +193,7 @@ pub(super) fn decode(header: &Header, message: &[u8]) -> Result<Advert, Malforme
         addresses: addresses(list, size),
         authentication,
         checksum,
+        trailer: message.len() > whole,
     })
 }
 

@@ -87,6 +87,10 @@ impl Bench {
                 self.openings.remove(nic);
                 self.openings.extend(opening.clone().map(|opening| (*nic, opening)));
             }
+            Action::SetProbe { ifindex, family, groups } => {
+                self.probes.remove(&(*ifindex, *family));
+                self.probes.extend(groups.clone().map(|groups| ((*ifindex, *family), groups)));
+            }
             Action::StandIn { ifindex, wanted: true } => {
                 self.stood_in.insert(*ifindex);
             }

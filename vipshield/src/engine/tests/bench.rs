@@ -10,8 +10,8 @@ use vipshield_common::guard::withhold;
 
 use super::{
     super::{
-        Action, Address, Answers, Config, Daemon, Engine, EngineStatus, Event, Filter, Health,
-        Intent, NicStatus, Opening, Phase, Plan, Shunt,
+        Action, Address, Answers, Config, Daemon, Engine, EngineStatus, Event, Family, Filter,
+        Heard, Health, Intent, NicStatus, Opening, Phase, Plan, Received, Shunt,
     },
     adapters::destinations,
     guard::{Guard, View},
@@ -19,6 +19,7 @@ use super::{
     kube_ovn::{Sequence, Step},
     node::{Datapath, Message, NIC, NIC_INDEX, Node, Op, VIP, address},
 };
+use crate::wire::{Content, Frame};
 
 /// The engine's deadline in these tests.
 pub(super) const DEADLINE: Duration = Duration::from_secs(1);
@@ -43,6 +44,7 @@ enum Untrue {
 }
 
 /// See the [module](self).
+#[expect(clippy::struct_excessive_bools, reason = "each makes something of the node otherwise")]
 pub(super) struct Bench {
     pub(super) node: Node,
     pub(super) guard: Guard,
@@ -74,6 +76,10 @@ pub(super) struct Bench {
     /// By NIC: how VRRP sockets are opened anew; and whether the kernel lets that be seen to.
     pub(super) openings: BTreeMap<u32, Opening>,
     pub(super) corrects: bool,
+    /// Sockets like the daemon's, with the groups that they joined; and whether a firewall keeps all from
+    /// them.
+    pub(super) probes: BTreeMap<(u32, Family), BTreeSet<IpAddr>>,
+    pub(super) firewall: bool,
     /// NICs that have a stand-in for their address.
     pub(super) stood_in: BTreeSet<u32>,
     /// How much longer than the deadline something may stay hidden.
@@ -132,6 +138,8 @@ impl Bench {
             answers: BTreeMap::new(),
             openings: BTreeMap::new(),
             corrects: false,
+            probes: BTreeMap::new(),
+            firewall: false,
             stood_in: BTreeSet::new(),
             grace: Duration::ZERO,
             left: BTreeMap::new(),
@@ -170,6 +178,7 @@ impl Bench {
     pub(super) fn kill_engine(&mut self) {
         self.heard = false;
         self.engine = engine();
+        self.probes.clear();
         let policies = std::mem::take(&mut self.guard).policies;
         self.left = policies.into_iter().map(|(ifindex, (name, _))| (ifindex, name)).collect();
         self.carried.clear();
@@ -326,7 +335,8 @@ impl Bench {
         if !self.heard {
             return;
         }
-        let mut events = VecDeque::from([event]);
+        let received = self.receive(&event);
+        let mut events: VecDeque<Event> = [event].into_iter().chain(received).collect();
         let mut asked = 0;
         while let Some(event) = events.pop_front() {
             self.told.push((self.now, event.clone()));
@@ -351,6 +361,28 @@ impl Bench {
                 events.extend(result.unwrap_or_default());
             }
         }
+    }
+
+    /// What sockets like the daemon's receive of what the watch hears.
+    fn receive(&self, event: &Event) -> Option<Event> {
+        let Event::Heard { frames } = event else { return None };
+        let mut adverts = Vec::new();
+        for Heard { sent, frame, .. } in frames {
+            let Ok(Frame { content: Content::Advert(advert), vlan: None, .. }) = frame else {
+                continue;
+            };
+            let to = advert.destination;
+            let hears = |probe: &(&(u32, Family), &BTreeSet<IpAddr>)| {
+                probe.0.1 == Family::of(to) && (!to.is_multicast() || probe.1.contains(&to))
+            };
+            let probes = self.probes.iter().filter(|probe| !sent && !self.firewall && hears(probe));
+            adverts.extend(probes.map(|((ifindex, _), _)| Received {
+                ifindex: *ifindex,
+                source: advert.source,
+                router_id: advert.router_id,
+            }));
+        }
+        (!adverts.is_empty()).then_some(Event::Received { adverts })
     }
 
     /// To the daemon, if its guard lets it pass, and to vipshield.

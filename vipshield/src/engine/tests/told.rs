@@ -161,6 +161,7 @@ fn a_frame() -> impl Strategy<Value = Heard> {
                 addresses: vec![vip],
                 authentication: Authentication::None,
                 checksum: Checksum::Standard,
+                trailer: false,
             })
         });
     let mac = (1_u8..4).prop_map(|last| Mac([2, 0, 0, 0, 0, last]));

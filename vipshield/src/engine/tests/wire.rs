@@ -15,20 +15,21 @@ use super::{
     node::{BRIDGE, Datapath, KUBE_OVN, NIC, NIC_INDEX, NODE_IP, Op, VIP, address},
 };
 use crate::wire::{
-    Advert, Arp, Authentication, Checksum, Content, Frame, Mac, Malformed, Operation, Version,
+    Advert, Arp, Authentication, Checksum, Content, Fingerprint, Frame, Mac, Malformed, Operation,
+    Version,
 };
 
 pub(super) const NODE: &str = "192.0.2.11";
 pub(super) const PEER: &str = "192.0.2.12";
 pub(super) const PEER_MAC: Mac = Mac([2, 0, 0, 0, 9, 9]);
 pub(super) const OWN_MAC: Mac = Mac([2, 0, 0, 0, 0, NIC_INDEX as u8]);
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 const CHANGEOVER: Duration = Duration::from_millis(500);
 
 /// What is different about an advert.
-type Change = fn(&mut Advert);
+pub(super) type Change = fn(&mut Advert);
 
-fn ms(ms: u64) -> Duration {
+pub(super) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
@@ -46,6 +47,7 @@ pub(super) fn advert(source: &str, priority: u8, interval: Duration) -> Advert {
         addresses: vec![address(VIP).ip],
         authentication: Authentication::None,
         checksum: Checksum::Standard,
+        trailer: false,
     }
 }
 
@@ -53,7 +55,7 @@ pub(super) fn frame(source: Mac, content: Content) -> Frame {
     Frame { destination: Mac([1, 0, 0x5e, 0, 0, 18]), source, vlan: None, content }
 }
 
-fn heard(sent: bool, advert: Advert) -> Event {
+pub(super) fn heard(sent: bool, advert: Advert) -> Event {
     let mac = if sent { OWN_MAC } else { PEER_MAC };
     let frame = Ok(frame(mac, Content::Advert(advert)));
     Event::Heard { frames: vec![Heard { ifindex: NIC_INDEX, sent, shunted: false, frame }] }
@@ -82,29 +84,29 @@ fn claim(mac: Mac) -> Event {
 
 impl Bench {
     /// This node's own advert.
-    fn speak(&mut self, priority: u8, interval: Duration) {
+    pub(super) fn speak(&mut self, priority: u8, interval: Duration) {
         self.feed(heard(true, advert(NODE, priority, interval)));
     }
 
     /// This many adverts of the peer, each in its time.
-    fn hear(&mut self, count: u32, advert: &Advert) {
+    pub(super) fn hear(&mut self, count: u32, advert: &Advert) {
         for _ in 0..count {
             self.feed(heard(false, advert.clone()));
             self.advance(advert.interval);
         }
     }
 
-    fn deadline(&self) -> Duration {
+    pub(super) fn deadline(&self) -> Duration {
         ms(self.nic().deadline_ms)
     }
 
-    fn router(&self) -> RouterStatus {
+    pub(super) fn router(&self) -> RouterStatus {
         let mut routers = self.status().routers;
         assert_eq!(routers.len(), 1, "{routers:?}");
         routers.remove(0)
     }
 
-    fn counter(&self, name: &str) -> u64 {
+    pub(super) fn counter(&self, name: &str) -> u64 {
         self.status().heard[name]
     }
 
@@ -113,7 +115,7 @@ impl Bench {
     }
 
     /// It has sent adverts for a while and owns the VIP.
-    fn owner() -> Self {
+    pub(super) fn owner() -> Self {
         let mut bench = Self::new(Datapath::Bridge);
         bench.speak(150, SECOND);
         bench.advance(SECOND);
@@ -191,7 +193,7 @@ fn forged_adverts_do_not_hurry_an_owner() {
         ("another router", |it| it.router_id = 52),
         ("unicast, which this node does not speak", |it| it.destination = NODE.parse().unwrap()),
         ("a password that this node does not send", |it| {
-            it.authentication = Authentication::Password;
+            it.authentication = Authentication::Password(Fingerprint::of(*b"password"));
         }),
     ];
     for (what, change) in cases {
@@ -396,12 +398,16 @@ fn an_owner_that_falls_silent_is_looked_at() {
     assert!(asked.contains(&Action::Rescan), "{asked:?}");
     let moved = asked.iter().filter(|action| matches!(action, Action::Rebind { .. })).count();
     assert_eq!(moved, 2, "its sockets are bound again: {asked:?}");
+    let said =
+        |bench: &Bench| bench.status().warnings.iter().any(|it| it.contains("lets VRRP out"));
+    assert!(said(&bench));
     let before = bench.log.len();
     bench.advance(20 * SECOND);
     let again = bench.asked(before).any(|(_, action)| *action == Action::Rescan);
     assert!(!again, "once is enough");
     assert_eq!(bench.counter("silences"), silences + 1);
     bench.speak(150, SECOND);
+    assert!(!said(&bench));
     bench.advance(3 * SECOND);
     assert_eq!(bench.counter("silences"), silences + 2);
 }

@@ -1,6 +1,6 @@
 //! A guarded process and its sockets, as a scan finds them.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -73,6 +73,14 @@ pub enum Family {
     Ipv4,
     /// `AF_INET6`.
     Ipv6,
+}
+
+impl Family {
+    /// That of an address.
+    #[must_use]
+    pub const fn of(ip: IpAddr) -> Self {
+        if ip.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
+    }
 }
 
 /// A raw socket of protocol 112.

@@ -69,7 +69,7 @@ fn keepalived_is_understood() {
     assert_eq!(quick.interval, Duration::from_millis(100));
     assert_eq!(quick.checksum, Checksum::Standard);
     let password = advert(&frames, "vrrp2-multicast-router52-priority150");
-    assert_eq!(password.authentication, super::super::Authentication::Password);
+    assert!(matches!(password.authentication, super::super::Authentication::Password(_)));
     assert_eq!(password.addresses.len(), 2);
     let six = advert(&frames, "vrrp3-ipv6-unicast-router57-priority150");
     assert_eq!(six.hops, 64, "keepalived leaves the hop limit to the kernel");

@@ -11,8 +11,8 @@ use etherparse::{
 use proptest::prelude::*;
 
 use super::super::{
-    Advert, Arp, Authentication, Checksum, Content, Frame, Mac, Malformed, Neighbour, Operation,
-    Purpose, Version, decode,
+    Advert, Arp, Authentication, Checksum, Content, Fingerprint, Frame, Mac, Malformed, Neighbour,
+    Operation, Purpose, Version, decode,
 };
 
 pub(super) const SOURCE: [u8; 6] = [0x52, 0x54, 0, 0, 0, 1];
@@ -297,7 +297,11 @@ proptest! {
             Checksum::GroupPseudoHeader if to_group => Checksum::Standard,
             form => form,
         };
-        let kind = [Authentication::None, Authentication::Password, Authentication::Header];
+        let kind = [
+            Authentication::None,
+            Authentication::Password(Fingerprint::of(*b"password")),
+            Authentication::Header,
+        ];
         let authentication = match built.version {
             Version::V2 => kind[usize::from(built.authentication)],
             Version::V3 => Authentication::None,
@@ -314,6 +318,7 @@ proptest! {
             addresses: built.addresses.clone(),
             authentication,
             checksum: form,
+            trailer: false,
         };
         prop_assert_eq!(advert, expected);
         compare(&bytes).unwrap();
