@@ -343,10 +343,11 @@ impl Driver {
             }
             Wake::Scan => self.scan().await?,
             Wake::Tasks(tasks) => {
-                let kin = |pid| self.parts.scanner.kin(pid);
+                let scanner = &self.parts.scanner;
+                let tasks = tasks::known(&tasks, |task| scanner.kin(task));
                 let hint = tasks::is_hint(&tasks).then_some(Event::Hint);
-                let turnover = tasks::is_turnover(&tasks, kin).then_some(Event::Turnover);
-                if let Some((scope, delays)) = tasks::looks(&tasks, kin) {
+                let turnover = tasks::is_turnover(&tasks).then_some(Event::Turnover);
+                if let Some((scope, delays)) = tasks::looks(&tasks) {
                     self.looks.soon(scope, delays);
                 }
                 self.feed(hint.into_iter().chain(turnover)).await?;
@@ -514,7 +515,7 @@ impl Adapters<'_> {
 
 async fn next_scrape(scrapes: &mut Option<Scrapes>) -> Option<oneshot::Sender<Status>> {
     match scrapes {
-        Some(scrapes) => scrapes.recv().await,
+        Some(scrapes) => scrapes.next().await,
         None => pending().await,
     }
 }

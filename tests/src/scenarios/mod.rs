@@ -17,6 +17,7 @@ mod restarts;
 mod rough;
 mod scene;
 mod scripts;
+mod strangers;
 mod unseen;
 mod uplinks;
 mod variants;
@@ -178,6 +179,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(restarts::scenarios());
     all.extend(scripts::scenarios());
     all.extend(unseen::scenarios());
+    all.extend(strangers::scenarios());
     all.extend(midway::scenarios());
     all.extend(forged::scenarios());
     all.extend(wire::scenarios());

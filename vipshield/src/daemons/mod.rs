@@ -9,6 +9,7 @@ mod cgroup;
 mod errno;
 mod home;
 mod mark;
+mod privilege;
 mod proc;
 mod scan;
 mod socket;
@@ -19,7 +20,8 @@ pub use self::{
     cgroup::{CgroupError, cgroup},
     home::{home, stays},
     mark::{Mark, is_marked, set_mark},
-    proc::ScanError,
+    privilege::Privilege,
+    proc::{ScanError, holders},
     scan::{Kin, Looked, Scanner, Scope},
     socket::{
         AttachedFilter, SocketError, attached_filter, cookie, detach_filter, is_member,

@@ -216,9 +216,9 @@ pub(super) fn an_event() -> impl Strategy<Value = Event> {
         1 => (an_index(), a_port(), an_about()).prop_map(|(ifindex, requester, about)| {
             Event::Withheld { message: Withheld { ifindex, requester, about } }
         }),
-        2 => (a_port(), 0_u32..4, addresses(), any::<bool>(), any::<bool>()).prop_map(
-            |(port, sequence, address, wanted, refused)| Event::Intent {
-                intent: Intent { port, sequence, address, wanted, refused },
+        2 => (a_port(), 0_u32..4, an_index(), addresses(), any::<bool>(), any::<bool>()).prop_map(
+            |(port, sequence, ifindex, address, wanted, refused)| Event::Intent {
+                intent: Intent { port, sequence, ifindex, address, wanted, refused },
             },
         ),
         1 => (a_port(), 0_u32..4, vec(addresses(), 0..3), any::<bool>()).prop_map(
