@@ -216,10 +216,7 @@ impl Driver {
         self.feed([snapshot]).await?;
         self.feed([Event::Daemons { daemons }]).await?;
         match self.parts.vips.moved().await {
-            Ok(moved) => {
-                let addresses = moved.into_iter().map(|(_, address)| address).collect();
-                self.feed([Event::Moved { addresses }]).await?;
-            }
+            Ok(moved) => self.feed([Event::Moved { addresses: moved }]).await?,
             Err(error) => warn!("what an earlier vipshield has moved cannot be told: {error}"),
         }
         self.settle().await?;

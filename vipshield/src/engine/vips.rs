@@ -101,7 +101,7 @@ impl Orphan {
 struct Vip {
     /// What each living daemon said last, by process id.
     said: BTreeMap<u32, Said>,
-    /// The interfaces on which they did.
+    /// The interfaces on which they did, or an earlier vipshield did for one of them.
     asked_on: BTreeSet<u32>,
     orphan: Option<Orphan>,
 }
@@ -221,11 +221,11 @@ impl Vips {
     }
 
     /// An earlier vipshield had heard a daemon say that it means to have this.
-    pub(super) fn inherit(&mut self, pid: u32, ip: IpAddr) {
+    pub(super) fn inherit(&mut self, pid: u32, ip: IpAddr, ifindex: u32) {
         if self.known.contains_key(&ip) || !self.make_room() {
             return;
         }
-        self.assume(pid, ip, Source::Inherited);
+        self.assume(pid, ip, Source::Inherited).asked_on.insert(ifindex);
     }
 
     /// Somebody who is no daemon yet said something.
@@ -263,9 +263,11 @@ impl Vips {
         }
     }
 
-    fn assume(&mut self, pid: u32, ip: IpAddr, source: Source) {
+    fn assume(&mut self, pid: u32, ip: IpAddr, source: Source) -> &mut Vip {
         let said = Said { wanted: true, port: NO_REQUEST, sequence: 0, source };
-        self.known.entry(ip).or_default().said.insert(pid, said);
+        let vip = self.known.entry(ip).or_default();
+        vip.said.insert(pid, said);
+        vip
     }
 
     /// Addresses that are wanted as far as adverts say.
@@ -314,9 +316,10 @@ impl Vips {
     }
 
     /// This is a VIP whose daemon is gone.
-    pub(super) fn orphan(&mut self, ip: IpAddr, now: Duration) {
+    pub(super) fn orphan(&mut self, ip: IpAddr, ifindex: u32, now: Duration) {
         if self.known.contains_key(&ip) || self.make_room() {
             let vip = self.known.entry(ip).or_default();
+            vip.asked_on.insert(ifindex);
             vip.orphan = vip.said.is_empty().then(|| Orphan::since(now, Duration::ZERO));
         }
     }

@@ -206,24 +206,13 @@ pub(crate) fn answered_elsewhere() -> Result<(), Failed> {
     Ok(())
 }
 
-/// `linux/capability.h`: `__user_cap_header_struct` and `__user_cap_data_struct`.
-#[repr(C)]
-struct CapabilityHeader {
-    version: u32,
-    pid: i32,
-}
+/// Effective, permitted and inheritable capabilities, the lower 32 of each first (`__user_cap_data_struct`).
+type Capabilities = [[u32; 3]; 2];
 
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct CapabilityData {
-    effective: u32,
-    permitted: u32,
-    inheritable: u32,
-}
-
-/// What this thread has; or sets it.
-fn capabilities(set: Option<[CapabilityData; 2]>) -> io::Result<[CapabilityData; 2]> {
-    let mut header = CapabilityHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+/// What this thread has, or is to have from now on.
+fn capabilities(set: Option<Capabilities>) -> io::Result<Capabilities> {
+    // `__user_cap_header_struct`: the version, and 0 for this thread.
+    let mut header = [CAPABILITY_VERSION_3, 0];
     let mut data = set.unwrap_or_default();
     let call = if set.is_some() { libc::SYS_capset } else { libc::SYS_capget };
     // SAFETY: both pointers are to locals that outlive the call, of the layout that this version has.
@@ -245,9 +234,8 @@ pub(crate) fn unprivileged() -> Result<(), Failed> {
     let vip = Address { ip: "192.0.2.10".parse()?, prefix_len: 32 };
     let vip6 = Address { ip: "2001:db8::10".parse()?, prefix_len: 128 };
     let all = capabilities(None)?;
-    let [mut low, high] = all;
-    low.effective &= !(1 << CAP_NET_ADMIN);
-    capabilities(Some([low, high]))?;
+    let [[effective, permitted, inheritable], high] = all;
+    capabilities(Some([[effective & !(1 << CAP_NET_ADMIN), permitted, inheritable], high]))?;
     for address in [vip, vip6] {
         for add in [true, false] {
             let (error, length) = command.ask(nic, address, add)?;

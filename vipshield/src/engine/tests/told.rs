@@ -225,11 +225,11 @@ pub(super) fn an_event() -> impl Strategy<Value = Event> {
             |(port, sequence, addresses, wanted)| Event::LastWords {
                 intents: addresses
                     .into_iter()
-                    .map(|address| Intent { port, sequence, address, wanted, refused: false })
+                    .map(|address| Intent { port, sequence, ifindex: 0, address, wanted, refused: false })
                     .collect(),
             },
         ),
-        1 => vec(addresses(), 0..3).prop_map(|addresses| Event::Moved { addresses }),
+        1 => vec((an_index(), addresses()), 0..3).prop_map(|addresses| Event::Moved { addresses }),
         1 => a_port().prop_map(|port| Event::Granted { port, sequence: 0 }),
         1 => Just(Event::Hint),
         2 => a_route_event(),

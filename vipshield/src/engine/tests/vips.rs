@@ -134,6 +134,7 @@ fn a_bridge_gets_no_address_of_a_daemon_that_died_half_a_minute_ago() {
     let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.kill_daemon();
     bench.change(&Op::AddBridge(BRIDGE.to_owned()));
+    bench.change(&Op::AddAddress(BRIDGE.to_owned(), address(NODE_IP)));
     bench.advance(Duration::from_secs(30));
     bench.change(&Op::AddAddress(BRIDGE.to_owned(), address(VIP)));
     assert_eq!(bench.places(address(VIP)), nowhere());
@@ -188,6 +189,7 @@ fn what_the_next_daemon_has_taken_over_stays() {
 fn it_stays_off_as_long_as_its_daemon_lives() {
     let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.change(&Op::AddBridge(BRIDGE.to_owned()));
+    bench.change(&Op::AddAddress(BRIDGE.to_owned(), address(NODE_IP)));
     bench.daemon_asks(address(VIP), false);
     for name in [NIC, BRIDGE] {
         bench.advance(Duration::from_hours(1));
@@ -566,7 +568,8 @@ fn what_a_killed_vipshield_had_moved_is_still_its_daemons() {
     bench.advance(Duration::from_mins(10));
     assert_eq!(bench.places(address(VIP)), [BRIDGE], "its daemon means to have it");
     bench.begin();
-    bench.feed(Event::Moved { addresses: vec![address(VIP)] });
+    let bridge = bench.node.index(BRIDGE).unwrap();
+    bench.feed(Event::Moved { addresses: vec![(bridge, address(VIP))] });
     bench.advance(5 * DEADLINE);
     assert_eq!(bench.places(address(VIP)), [BRIDGE]);
     bench.kill_daemon();
@@ -580,7 +583,8 @@ fn what_is_only_believed_is_not_announced() {
     bench.kill_engine();
     bench.begin();
     let from = bench.log.len();
-    bench.feed(Event::Moved { addresses: vec![address(VIP)] });
+    let bridge = bench.node.index(BRIDGE).unwrap();
+    bench.feed(Event::Moved { addresses: vec![(bridge, address(VIP))] });
     bench.advance(5 * DEADLINE);
     assert_eq!(announced(&bench, from, Duration::ZERO), [], "another node may have it by now");
     // It is not there any more, and the kernel refuses.
@@ -598,7 +602,8 @@ fn what_a_killed_vipshield_had_moved_for_a_daemon_that_is_gone_goes() {
     bench.kill_daemon();
     assert_eq!(bench.places(address(VIP)), [BRIDGE]);
     bench.begin();
-    bench.feed(Event::Moved { addresses: vec![address(VIP)] });
+    let bridge = bench.node.index(BRIDGE).unwrap();
+    bench.feed(Event::Moved { addresses: vec![(bridge, address(VIP))] });
     assert_eq!(bench.places(address(VIP)), nowhere());
     assert_eq!(bench.places(address(NODE_IP)), [BRIDGE]);
 }
