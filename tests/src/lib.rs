@@ -19,6 +19,7 @@ pub mod lab;
 pub mod measure;
 pub mod netns;
 pub mod objects;
+pub mod pretender;
 pub mod process;
 pub mod report;
 pub mod rtnl;

@@ -11,6 +11,7 @@ use vipshield_lab::clock;
 use vipshield_lab::config::{DatapathKind, Taken};
 use vipshield_lab::give_up;
 use vipshield_lab::measure::{self, Role, RunResult, RunSpec};
+use vipshield_lab::pretender::{self, Pretence};
 use vipshield_lab::process;
 use vipshield_lab::report;
 use vipshield_lab::scenarios::{self, Outcome, Scenario};
@@ -43,6 +44,9 @@ enum Command {
     List,
     /// Run scenarios and say which of them hold.
     Test(Test),
+    /// Stand for a program that may do nothing: what scenarios start under other names.
+    #[command(hide = true)]
+    Pretend(Pretence),
 }
 
 #[derive(Debug, clap::Args)]
@@ -167,6 +171,7 @@ async fn until_told_to_stop(command: Command) -> Result<ExitCode> {
             Command::GiveUp(options) => run_give_up(options).await,
             Command::List => Ok(list()),
             Command::Test(test) => run_test(test).await,
+            Command::Pretend(pretence) => pretender::be_one(&pretence).map(|()| ExitCode::SUCCESS),
         }
     };
     tokio::select! {

@@ -228,6 +228,12 @@ impl Vipshield {
         counter.and_then(Value::as_u64).with_context(|| format!("no counter {name} in status"))
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> nix::unistd::Pid {
+        self.daemon.pid()
+    }
+
     /// What it wrote so far.
     #[must_use]
     pub fn log(&self) -> Vec<LogLine> {

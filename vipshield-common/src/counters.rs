@@ -113,6 +113,8 @@ counters! {
         "Requests of a daemon for an IPv6 address, or for its removal, that the kernel granted.";
     IntentKept => "intent_kept",
         "Requests of a daemon for an IPv4 address, or for its removal, that the kernel granted.";
+    IntentDenied => "intent_denied",
+        "Requests about addresses that the kernel refused for want of privilege, or never looked at: no intent.";
     IntentUnrelated => "intent_unrelated",
         "Other answers that a daemon got on its command sockets.";
     IntentsLate => "intents_late",

@@ -81,6 +81,8 @@ pub mod maps {
 pub mod constants {
     /// A [`Devices`](crate::shunt::Devices).
     pub const DEVICES: &str = "DEVICES";
+    /// [`Credentials`](crate::tasks::Credentials).
+    pub const CREDENTIALS: &str = "CREDENTIALS";
     /// A `u64`: cookie of vipshield's network namespace (`SO_NETNS_COOKIE`).
     pub const NETWORK_NAMESPACE: &str = "NETWORK_NAMESPACE";
 }

@@ -14,6 +14,11 @@
 //! what the kernel granted for IPv4: there it is found when the ring buffer was full, or when what the
 //! kernel announced was lost.
 //!
+//! What a process without CAP_NET_ADMIN asks for is no intent. The kernel asks for that before it looks at a
+//! request (`rtnetlink_rcv_msg` in `net/core/rtnetlink.c`): so EPERM tells who may not, and any other answer
+//! who may, but for an answer without an error to what is no request, or has nothing in it: that is
+//! acknowledged to anybody (`netlink_rcv_skb` in `net/netlink/af_netlink.c`).
+//!
 //! It always passes everything.
 
 use aya_ebpf::{
@@ -31,8 +36,8 @@ use vipshield_common::{
 use crate::{
     maps::{ANNOUNCED, Announced, INTENTS, LAST_WORDS, count, now_ns},
     netlink::{
-        AF_INET, AF_INET6, AddressMessage, HEADER, Header, NLMSG_ERROR, RTM_DELADDR, RTM_NEWADDR,
-        local_address,
+        AF_INET, AF_INET6, AddressMessage, EPERM, HEADER, Header, NLM_F_REQUEST, NLMSG_ERROR,
+        RTM_DELADDR, RTM_NEWADDR, local_address,
     },
     skb::load,
 };
@@ -45,9 +50,12 @@ const ANNOUNCED_FOR_NS: u64 = 500_000_000;
 
 #[socket_filter]
 fn netlink_intent(skb: SkBuffContext) -> i64 {
-    let Some(report) = said(&skb) else {
-        count(Counter::IntentUnrelated);
-        return i64::from(u32::MAX);
+    let report = match said(&skb) {
+        Ok(report) => report,
+        Err(counter) => {
+            count(counter);
+            return i64::from(u32::MAX);
+        }
     };
     let named = report.family != 0;
     let kept = named && keep(&report);
@@ -85,27 +93,33 @@ fn keep(report: &IntentReport) -> bool {
     LAST_WORDS.insert(key, *report, 0).is_ok()
 }
 
-/// What an answer says of an address that nothing else says.
+/// What an answer says of an address that nothing else says; or what it counts as.
 #[inline(always)]
-fn said(skb: &SkBuffContext) -> Option<IntentReport> {
-    let header = load::<Header>(skb, 0)?;
+fn said(skb: &SkBuffContext) -> Result<IntentReport, Counter> {
+    let unrelated = Counter::IntentUnrelated;
+    let header = load::<Header>(skb, 0).ok_or(unrelated)?;
     if header.message_type != NLMSG_ERROR {
-        return None;
+        return Err(unrelated);
     }
     // SAFETY: the context of a socket filter is a `__sk_buff`.
     let cookie = unsafe { bpf_get_socket_cookie(skb.as_ptr()) };
-    let error = load::<i32>(skb, HEADER)?;
-    let request = load::<Header>(skb, REQUEST)?;
+    let error = load::<i32>(skb, HEADER).ok_or(unrelated)?;
+    let request = load::<Header>(skb, REQUEST).ok_or(unrelated)?;
     let message_type = request.message_type;
     if !matches!(message_type, RTM_NEWADDR | RTM_DELADDR) {
-        return None;
+        return Err(unrelated);
+    }
+    let looked_at = request.flags & NLM_F_REQUEST != 0 && request.length > HEADER;
+    if error == -EPERM || !looked_at {
+        return Err(Counter::IntentDenied);
     }
     let about = if error == 0 {
-        granted(message_type, request.sequence)?
+        granted(message_type, request.sequence)
     } else {
-        refused(skb, message_type, request.sequence)?
+        refused(skb, message_type, request.sequence)
     };
-    Some(IntentReport {
+    let about = about.ok_or(unrelated)?;
+    Ok(IntentReport {
         time_ns: now_ns(),
         cookie,
         port: header.port,

@@ -11,6 +11,7 @@
 mod answer;
 mod frame;
 mod intent;
+mod kernel;
 mod link_sentry;
 mod maps;
 mod netlink;

@@ -10,7 +10,8 @@ pub(crate) const RTM_NEWLINK: u16 = 16;
 pub(crate) const RTM_DELLINK: u16 = 17;
 pub(crate) const RTM_NEWADDR: u16 = 20;
 pub(crate) const RTM_DELADDR: u16 = 21;
-/// `linux/netlink.h`: an answer to a request, and part of an answer to a dump.
+/// `linux/netlink.h`: a request, an answer to one, and part of an answer to a dump.
+pub(crate) const NLM_F_REQUEST: u16 = 1;
 pub(crate) const NLMSG_ERROR: u16 = 2;
 pub(crate) const NLM_F_MULTI: u16 = 2;
 /// The type's upper bits are flags (`NLA_TYPE_MASK`, `linux/netlink.h`).
@@ -19,6 +20,8 @@ pub(crate) const NLA_TYPE_MASK: u16 = 0x3fff;
 pub(crate) const AF_BRIDGE: u8 = 7;
 pub(crate) const AF_INET: u8 = 2;
 pub(crate) const AF_INET6: u8 = 10;
+/// `asm-generic/errno-base.h`.
+pub(crate) const EPERM: i32 = 1;
 /// `linux/if.h`.
 pub(crate) const IFF_UP: u32 = 1 << 0;
 pub(crate) const IFF_RUNNING: u32 = 1 << 6;

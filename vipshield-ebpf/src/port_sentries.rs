@@ -5,14 +5,11 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::{
-    helpers::{bpf_get_current_task, bpf_probe_read_kernel},
-    macros::kprobe,
-    programs::ProbeContext,
-};
+use aya_ebpf::{helpers::bpf_get_current_task, macros::kprobe, programs::ProbeContext};
 use vipshield_common::shunt::{Devices, Thrown, trigger};
 
 use crate::{
+    kernel::read,
     link_sentry::throw,
     maps::{DELETING, now_ns},
 };
@@ -105,11 +102,4 @@ fn throw_of(device: *const c_void, event: u32, thrown: impl FnOnce(u64) -> Throw
     {
         throw(index, event, thrown);
     }
-}
-
-/// Reads a pointer or a number that is so many bytes behind the start of a structure of the kernel's.
-#[inline(always)]
-fn read<T>(structure: *const c_void, offset: u32) -> Option<T> {
-    // SAFETY: the helper reads from any address, and says so if there is nothing.
-    unsafe { bpf_probe_read_kernel(structure.wrapping_byte_add(offset as usize).cast()) }.ok()
 }

@@ -1,26 +1,40 @@
 //! Raw tracepoints on tasks that exec, fork and exit, and on signals.
 //!
 //! An event only wakes userspace, which then looks at /proc; so the programs need nothing but the
-//! current task's name and id, no kernel types, and neither tracefs nor BTF. Raw tracepoints:
-//! Linux 4.17.
+//! current task's name and id, and neither tracefs nor BTF. Where there is BTF, an event also tells what
+//! the task may do: anybody may start thousands under any name, and some are gone before they are looked at.
+//! Raw tracepoints: Linux 4.17.
 
 #![expect(clippy::needless_pass_by_value, reason = "a program gets its context by value")]
 
+use core::ffi::c_void;
+
 use aya_ebpf::{
-    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid},
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_task},
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
 use aya_log_ebpf::debug;
 use vipshield_common::{
     counters::Counter,
-    tasks::{TaskChange, TaskEvent, names},
+    tasks::{Credentials, NOWHERE, TaskChange, TaskEvent, UNKNOWN, names},
 };
 
-use crate::maps::{TASK_NAMES, TASKS, count, now_ns};
+use crate::{
+    kernel::read,
+    maps::{TASK_NAMES, TASKS, count, now_ns},
+};
 
 /// `asm-generic/signal.h`.
 const SIGHUP: i32 = 1;
+
+/// `linux/capability.h`.
+const CAP_NET_ADMIN: u32 = 12;
+
+/// The loader knows.
+#[unsafe(no_mangle)]
+static CREDENTIALS: Credentials =
+    Credentials { cred: 0, permitted: 0, user_namespace: 0, inode: 0 };
 
 /// `trace_sched_process_exec`: the name is already the new program's.
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
@@ -64,6 +78,8 @@ fn tell(context: &RawTracePointContext, change: TaskChange) -> i32 {
         time_ns: now_ns(),
         pid: (bpf_get_current_pid_tgid() >> 32) as u32,
         change: change as u32,
+        admin_of: admin_of().unwrap_or(UNKNOWN),
+        padding: [0; 4],
         comm,
     };
     debug!(context, "task {} did {}", event.pid, event.change);
@@ -73,4 +89,25 @@ fn tell(context: &RawTracePointContext, change: TaskChange) -> i32 {
         Counter::TaskEventsLost
     });
     0
+}
+
+/// The user namespace in which the current task may have CAP_NET_ADMIN. None: it cannot be told.
+#[inline(always)]
+fn admin_of() -> Option<u32> {
+    // SAFETY: the loader replaces the constant before the program is loaded: the compiler must not
+    // know it.
+    let known = unsafe { core::ptr::read_volatile(&raw const CREDENTIALS) };
+    if known.cred == 0 {
+        return None;
+    }
+    // SAFETY: a helper without preconditions.
+    let task = unsafe { bpf_get_current_task() } as *const c_void;
+    let cred = read::<*const c_void>(task, known.cred)?;
+    // `kernel_cap_t`: two words, the lower one first; since Linux 6.3 one of 64 bits.
+    let permitted = read::<u32>(cred, known.permitted)?;
+    if permitted & (1 << CAP_NET_ADMIN) == 0 {
+        return Some(NOWHERE);
+    }
+    let user_namespace = read::<*const c_void>(cred, known.user_namespace)?;
+    read(user_namespace, known.inode)
 }

@@ -219,10 +219,7 @@ impl Driver {
         let speakers = self.parts.scanner.speakers();
         self.feed([Event::Speakers { speakers }, Event::Daemons { daemons }]).await?;
         match self.parts.vips.moved().await {
-            Ok(moved) => {
-                let addresses = moved.into_iter().map(|(_, address)| address).collect();
-                self.feed([Event::Moved { addresses }]).await?;
-            }
+            Ok(moved) => self.feed([Event::Moved { addresses: moved }]).await?,
             Err(error) => warn!("what an earlier vipshield has moved cannot be told: {error}"),
         }
         self.settle().await?;
@@ -350,10 +347,11 @@ impl Driver {
             }
             Wake::Scan => self.scan().await?,
             Wake::Tasks(tasks) => {
-                let kin = |pid| self.parts.scanner.kin(pid);
+                let scanner = &self.parts.scanner;
+                let tasks = tasks::known(&tasks, |task| scanner.kin(task));
                 let hint = tasks::is_hint(&tasks).then_some(Event::Hint);
-                let turnover = tasks::is_turnover(&tasks, kin).then_some(Event::Turnover);
-                if let Some((scope, delays)) = tasks::looks(&tasks, kin) {
+                let turnover = tasks::is_turnover(&tasks).then_some(Event::Turnover);
+                if let Some((scope, delays)) = tasks::looks(&tasks) {
                     self.looks.soon(scope, delays);
                 }
                 self.feed(hint.into_iter().chain(turnover)).await?;
@@ -525,7 +523,7 @@ impl Adapters<'_> {
 
 async fn next_scrape(scrapes: &mut Option<Scrapes>) -> Option<oneshot::Sender<Status>> {
     match scrapes {
-        Some(scrapes) => scrapes.recv().await,
+        Some(scrapes) => scrapes.next().await,
         None => pending().await,
     }
 }

@@ -13,6 +13,7 @@
 
 pub mod bpf;
 mod causes;
+pub mod claim;
 pub mod cli;
 pub mod daemons;
 pub mod driver;

@@ -2,8 +2,6 @@
 
 use std::{
     io::{self, Write as _},
-    os::linux::net::SocketAddrExt as _,
-    os::unix::net::{SocketAddr, UnixListener},
     path::Path,
     process::ExitCode,
 };
@@ -19,6 +17,7 @@ use tokio::{
 };
 use vipshield::{
     bpf::{self, BPFFS, Pins, Programs},
+    claim::claim,
     cli::{Cleanup, Cli, Command, Metrics, Output, Query, Run},
     daemons::{self, Looked, Probes, Scanner, Scope},
     driver::{Driver, Parts, forward_ebpf_log},
@@ -74,7 +73,7 @@ async fn run(options: Run) -> Result<()> {
     let server = Server::open(&options.socket)?;
     let scrapes = match options.metrics {
         Metrics::Off => None,
-        Metrics::At(address) => Some(metrics::serve(address).await?),
+        Metrics::At(address) => Some(metrics::serve(address)),
     };
     let mut programs = Programs::load(&options.daemons)?;
     forward_ebpf_log(&mut programs);
@@ -137,18 +136,6 @@ fn raise_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
         debug!("its limit of open files stays as it is: {error}");
-    }
-}
-
-/// Makes this the only vipshield of its network namespace. Abstract unix sockets belong to one,
-/// and vanish with their process (`unix(7)`).
-fn claim() -> Result<UnixListener> {
-    let address = SocketAddr::from_abstract_name("vipshield")?;
-    match UnixListener::bind_addr(&address) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-            bail!("another vipshield already guards this network namespace: stop it first")
-        }
-        claimed => claimed.context("claiming this network namespace"),
     }
 }
 

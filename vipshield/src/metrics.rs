@@ -1,6 +1,6 @@
 //! Prometheus metrics over HTTP: `GET /metrics`, on loopback unless told otherwise.
 
-use std::{convert::Infallible, io, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, convert::Infallible, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -9,7 +9,7 @@ use hyper::{
     server::conn::http1, service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use log::debug;
+use log::{debug, info, warn};
 use prometheus_client::{
     encoding::text::encode,
     metrics::{
@@ -19,7 +19,6 @@ use prometheus_client::{
     },
     registry::Registry,
 };
-use thiserror::Error;
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, mpsc, oneshot},
@@ -39,24 +38,65 @@ const MAX_CONNECTIONS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(5);
 const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Metrics cannot be served.
-#[derive(Debug, Error)]
-#[error("serving metrics at {address}: {source} (give --metrics another address, or off)")]
-pub struct MetricsError {
-    address: SocketAddr,
-    source: io::Error,
+/// Why metrics are not served for the moment, as an operator reads it.
+type Trouble = Rc<RefCell<Option<String>>>;
+
+/// Scrapes, once metrics are served.
+pub struct Scrapes {
+    asked: mpsc::Receiver<oneshot::Sender<Status>>,
+    trouble: Trouble,
 }
 
-/// Where a status for a scrape is asked for.
-pub type Scrapes = mpsc::Receiver<oneshot::Sender<Status>>;
+impl Scrapes {
+    /// Where the status for the next scrape goes. Cancel safe.
+    pub async fn next(&mut self) -> Option<oneshot::Sender<Status>> {
+        self.asked.recv().await
+    }
 
-/// Serves metrics at `address`; each scrape asks for a status. Needs a tokio `LocalSet`.
-pub async fn serve(address: SocketAddr) -> Result<Scrapes, MetricsError> {
-    let failed = |source| MetricsError { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let (sender, scrapes) = mpsc::channel(MAX_CONNECTIONS);
-    tokio::task::spawn_local(accept(listener, sender));
-    Ok(scrapes)
+    /// Why nobody can scrape for the moment.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().clone()
+    }
+}
+
+/// Serves metrics at `address`, as soon as that can be had; each scrape asks for a status. Needs a tokio
+/// `LocalSet`.
+#[must_use]
+pub fn serve(address: SocketAddr) -> Scrapes {
+    let (sender, asked) = mpsc::channel(MAX_CONNECTIONS);
+    let trouble = Trouble::default();
+    tokio::task::spawn_local(listen(address, sender, Rc::clone(&trouble)));
+    Scrapes { asked, trouble }
+}
+
+/// Anybody may have the port, which is no reason not to guard.
+async fn listen(
+    address: SocketAddr,
+    sender: mpsc::Sender<oneshot::Sender<Status>>,
+    trouble: Trouble,
+) {
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) => {
+                let text = format!(
+                    "metrics are not served at {address}: {error}; tried again every {} s (give \
+                     --metrics another address, or off)",
+                    PATIENCE.as_secs()
+                );
+                if trouble.borrow().as_ref() != Some(&text) {
+                    warn!("{text}");
+                }
+                trouble.replace(Some(text));
+                timeout(PATIENCE, std::future::pending::<()>()).await.ok();
+            }
+        }
+    };
+    if trouble.take().is_some() {
+        info!("metrics are served at {address}");
+    }
+    accept(listener, sender).await;
 }
 
 async fn accept(listener: TcpListener, sender: mpsc::Sender<oneshot::Sender<Status>>) {

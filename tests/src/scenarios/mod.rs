@@ -20,6 +20,7 @@ mod restarts;
 mod rough;
 mod scene;
 mod scripts;
+mod strangers;
 mod switches;
 mod unseen;
 mod uplinks;
@@ -191,6 +192,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(scripts::scenarios());
     all.extend(switches::scenarios());
     all.extend(unseen::scenarios());
+    all.extend(strangers::scenarios());
     all.extend(midway::scenarios());
     all.extend(misconfigured::scenarios());
     all.extend(forged::scenarios());

@@ -6,6 +6,8 @@
 
 use std::{fs, io};
 
+use vipshield_common::tasks::Credentials;
+
 /// What the kernel says of its own types.
 const KERNEL: &str = "/sys/kernel/btf/vmlinux";
 const MAGIC: u16 = 0xeb9f;
@@ -23,6 +25,16 @@ impl Types {
     /// Those of the running kernel.
     pub(super) fn of_kernel() -> io::Result<Self> {
         fs::read(KERNEL).map(Self)
+    }
+
+    /// Where the kernel keeps what a task may do.
+    pub(super) fn credentials(&self) -> Option<Credentials> {
+        Some(Credentials {
+            cred: self.offset("task_struct", "cred")?,
+            permitted: self.offset("cred", "cap_permitted")?,
+            user_namespace: self.offset("cred", "user_ns")?,
+            inode: self.offset("user_namespace", "ns")? + self.offset("ns_common", "inum")?,
+        })
     }
 
     /// Bytes from the start of structure `of` to its member `name`.
@@ -129,6 +141,7 @@ mod tests {
             ] {
                 assert!(types.offset(of, name).is_some(), "{name} of {of}");
             }
+            assert!(types.credentials().is_some());
         }
     }
 

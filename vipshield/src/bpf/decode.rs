@@ -58,6 +58,7 @@ fn said(report: &IntentReport) -> Option<Intent> {
     Some(Intent {
         port: report.port,
         sequence: report.sequence,
+        ifindex: report.ifindex,
         address: Address { ip: ip(report.family, report.address)?, prefix_len: report.prefix_len },
         wanted: report.message_type == RTM_NEWADDR,
         refused: report.error != 0,
@@ -155,6 +156,7 @@ mod tests {
         let mut report = IntentReport {
             port: 77,
             sequence: 9,
+            ifindex: 3,
             error: -99,
             message_type: 21,
             family: 2,
@@ -163,7 +165,8 @@ mod tests {
         };
         report.address[..4].copy_from_slice(&[192, 0, 2, 10]);
         let address = Address { ip: "192.0.2.10".parse().unwrap(), prefix_len: 32 };
-        let given_up = Intent { port: 77, sequence: 9, address, wanted: false, refused: true };
+        let given_up =
+            Intent { port: 77, sequence: 9, ifindex: 3, address, wanted: false, refused: true };
         let event = |intent| Some(Event::Intent { intent });
         assert_eq!(intent(&report), event(given_up.clone()));
         report.message_type = 20;

@@ -162,7 +162,11 @@ impl Programs {
     /// Linux 5.8 for the ring buffer; raw tracepoints are older.
     pub fn load(daemons: &[String]) -> Result<Self, BpfError> {
         let level = log_level();
-        let devices = sentry::devices();
+        let types = btf::Types::of_kernel()
+            .inspect_err(|error| log::info!("the kernel does not describe its types: {error}"))
+            .ok();
+        let devices = types.as_ref().and_then(sentry::devices);
+        let credentials = types.as_ref().and_then(btf::Types::credentials);
         let namespace = opening::network_namespace();
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &level, true);
@@ -170,6 +174,9 @@ impl Programs {
         loader.map_max_entries(maps::SOURCES, Watches::sources(cpus));
         if let Some(devices) = &devices {
             loader.override_global(constants::DEVICES, devices, true);
+        }
+        if let Some(credentials) = &credentials {
+            loader.override_global(constants::CREDENTIALS, credentials, true);
         }
         if let Some(namespace) = &namespace {
             loader.override_global(constants::NETWORK_NAMESPACE, namespace, true);

@@ -45,10 +45,7 @@ pub(super) fn post_link_sentry(ebpf: &mut Ebpf, monitor: impl AsFd) -> Result<()
 }
 
 /// How probes tell whose an interface is, if the running kernel says so.
-pub(super) fn devices() -> Option<Devices> {
-    let types = btf::Types::of_kernel()
-        .inspect_err(|error| info!("the kernel does not describe its types: {error}"))
-        .ok()?;
+pub(super) fn devices(types: &btf::Types) -> Option<Devices> {
     let own = fs::metadata(NAMESPACE).inspect_err(|error| info!("{NAMESPACE}: {error}")).ok()?;
     Some(Devices {
         ifindex: types.offset("net_device", "ifindex")?,

@@ -9,6 +9,7 @@ mod cgroup;
 mod errno;
 mod home;
 mod mark;
+mod privilege;
 mod probe;
 mod proc;
 mod scan;
@@ -21,8 +22,9 @@ pub use self::{
     cgroup::{CgroupError, cgroup},
     home::{home, stays},
     mark::{Mark, is_marked, set_mark},
+    privilege::Privilege,
     probe::Probes,
-    proc::ScanError,
+    proc::{ScanError, holders},
     scan::{Kin, Looked, Scanner, Scope},
     socket::{
         AttachedFilter, SocketError, attached_filter, cookie, detach_filter, is_member,

@@ -1,6 +1,7 @@
 //! Processes as /proc shows them.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -74,6 +75,23 @@ pub(super) fn processes() -> Result<Vec<u32>, ScanError> {
         pids.extend(entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()));
     }
     Ok(pids)
+}
+
+/// Which process holds each of these sockets, as far as can be seen; of several, the one of the lowest
+/// process id.
+pub fn holders(inodes: &BTreeSet<u64>) -> Result<BTreeMap<u64, u32>, ScanError> {
+    let mut holders = BTreeMap::new();
+    for pid in processes()? {
+        let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else { continue };
+        for entry in descriptors.flatten() {
+            if let Ok(Some(id)) = socket_id(pid, &entry)
+                && inodes.contains(&id.inode)
+            {
+                holders.entry(id.inode).or_insert(pid);
+            }
+        }
+    }
+    Ok(holders)
 }
 
 /// Whether this process is in the initial PID namespace, whose numbers eBPF programs tell

@@ -16,12 +16,14 @@ use rustix::{
         sockopt::{socket_domain, socket_protocol, socket_type},
     },
 };
+use vipshield_common::tasks::{TaskChange, TaskEvent, UNKNOWN};
 
 use super::{
     borrow::borrow,
     errno::{NEEDS_PTRACE, Says, of_proc},
     home::Homes,
     mark::is_marked,
+    privilege::{NAMESPACE, Privilege},
     proc::{ScanError, Unseen, is_first_pid_namespace, origin, processes, seen, socket_id, text},
     socket::{AttachedFilter, SocketError, attached_filter, bound, cookie, has_groups, port},
     speakers::Speakers,
@@ -35,6 +37,12 @@ use crate::{
 
 /// VRRP's protocol number (RFC 9568, section 5.1.1.4).
 pub(super) const IPPROTO_VRRP: u32 = 112;
+
+/// So many netlink sockets of a process are guarded: keepalived has two, and the guard has room for 256.
+const MAX_NETLINK: usize = 16;
+/// So many sockets of a process are looked at, those of the lowest descriptors: a daemon opens what matters
+/// before it serves anybody.
+const MAX_SOCKETS: usize = 1024;
 
 /// What `/proc/PID/comm` shows of a name.
 const COMM_LENGTH: usize = 15;
@@ -78,7 +86,7 @@ pub enum Kin {
     Daemon,
     /// None that was found: perhaps one is to come of it.
     Other,
-    /// One of another network namespace.
+    /// One of another network namespace, or that may not change this one.
     Stranger,
     /// The kernel's number for it is another one here.
     Untold,
@@ -88,6 +96,8 @@ pub enum Kin {
 pub struct Scanner {
     names: Vec<String>,
     namespace: u64,
+    /// Over that namespace: whatever it is called, a process without it is no daemon.
+    privilege: Privilege,
     /// Sockets that carry this vipshield's guard: inode and cookie.
     guarded: BTreeMap<u64, u64>,
     /// Daemons found before: process id and start time, and the file that they execute.
@@ -103,12 +113,13 @@ pub struct Scanner {
 impl Scanner {
     /// Looks for executables of these names in this thread's network namespace.
     pub fn new(names: Vec<String>) -> Result<Self, ScanError> {
-        let path = PathBuf::from("/proc/thread-self/ns/net");
+        let path = PathBuf::from(NAMESPACE);
         let namespace =
             fs::metadata(&path).map_err(|source| ScanError::Proc { path, source })?.ino();
         Ok(Self {
             names,
             namespace,
+            privilege: Privilege::here()?,
             guarded: BTreeMap::new(),
             known: BTreeMap::new(),
             family: BTreeSet::new(),
@@ -130,18 +141,28 @@ impl Scanner {
         self.speakers.all()
     }
 
-    /// What a process is of which a tracepoint told this number.
+    /// What a process is to which a tracepoint told that something happened.
     #[must_use]
-    pub fn kin(&self, pid: u32) -> Kin {
-        if !self.is_numbered_alike {
-            return Kin::Untold;
-        }
-        if self.known.range((pid, 0)..=(pid, u64::MAX)).next().is_some() {
+    pub fn kin(&self, task: &TaskEvent) -> Kin {
+        let pid = task.pid;
+        if self.is_numbered_alike && self.known.range((pid, 0)..=(pid, u64::MAX)).next().is_some() {
             return Kin::Daemon;
         }
-        match fs::metadata(format!("/proc/{pid}/ns/net")) {
-            Ok(namespace) if namespace.ino() != self.namespace => Kin::Stranger,
-            Ok(_) | Err(_) => Kin::Other,
+        let may = match task.admin_of {
+            // Who is gone may nothing any more.
+            UNKNOWN => !self.is_numbered_alike || self.privilege.is_seen_to_have(pid),
+            user_namespace => self.privilege.counts(user_namespace),
+        };
+        // A tool changes this network from wherever it is.
+        let is_tool = task.change == TaskChange::Tool as u32;
+        match (may, self.is_numbered_alike) {
+            (false, _) => Kin::Stranger,
+            (true, false) => Kin::Untold,
+            (true, true) if is_tool => Kin::Other,
+            (true, true) => match fs::metadata(format!("/proc/{pid}/ns/net")) {
+                Ok(namespace) if namespace.ino() != self.namespace => Kin::Stranger,
+                Ok(_) | Err(_) => Kin::Other,
+            },
         }
     }
 
@@ -264,6 +285,11 @@ impl Scanner {
             return Ok(None);
         }
         let (parent, start_time) = origin(directory)?;
+        let is_known = self.known.contains_key(&(pid, start_time));
+        // One that gave its capabilities up has what it got with them.
+        if !is_known && !self.privilege.has(pid)? {
+            return Ok(None);
+        }
         let mut daemon = Daemon {
             trouble: None,
             pid,
@@ -274,9 +300,20 @@ impl Scanner {
             monitors: Vec::new(),
             vrrp: Vec::new(),
         };
+        // One socket may have many descriptors.
+        let mut sockets = BTreeSet::new();
         let descriptors = directory.join("fd");
         for entry in seen(&descriptors, |path| fs::read_dir(path))? {
-            if let Some(id) = socket_id(pid, &seen(&descriptors, |_| entry)?)? {
+            let Some(id) = socket_id(pid, &seen(&descriptors, |_| entry)?)? else { continue };
+            if sockets.len() == MAX_SOCKETS {
+                daemon.trouble.get_or_insert_with(|| {
+                    format!(
+                        "it has more than {MAX_SOCKETS} sockets, and the others are not looked at"
+                    )
+                });
+                break;
+            }
+            if sockets.insert(id.inode) {
                 self.look_at_socket(id, &mut daemon)?;
             }
         }
@@ -285,7 +322,7 @@ impl Scanner {
         let is_daemon = !daemon.monitors.is_empty()
             || !daemon.vrrp.is_empty()
             || daemon.trouble.is_some()
-            || self.known.contains_key(&(pid, daemon.start_time));
+            || is_known;
         if !daemon.vrrp.is_empty() {
             daemon.role = Role::Vrrp;
         }
@@ -295,8 +332,8 @@ impl Scanner {
         Ok(Some(Found { parent, daemon, is_daemon }))
     }
 
-    /// A process that may not be looked at: its command name and start time are all there is to
-    /// see of it (`PTRACE_MODE_READ_FSCREDS` in `ptrace(2)`), its network namespace is not.
+    /// A process that may not be looked at: its command name, its start time and its capabilities are all
+    /// there is to see of it (`PTRACE_MODE_READ_FSCREDS` in `ptrace(2)`), its namespaces as a rule are not.
     fn hidden(
         &self,
         pid: u32,
@@ -311,6 +348,13 @@ impl Scanner {
         }) else {
             return Ok(None);
         };
+        let privileged = self.privilege.has(pid);
+        let elsewhere = fs::metadata(directory.join("ns/net"));
+        if matches!(privileged, Ok(false) | Err(Unseen::Gone))
+            || elsewhere.is_ok_and(|namespace| namespace.ino() != self.namespace)
+        {
+            return Ok(None);
+        }
         let (parent, start_time) = origin(directory)?;
         let daemon = Daemon {
             pid,
@@ -368,6 +412,12 @@ impl Scanner {
         match socket_domain(socket).map_err(failed("SO_DOMAIN"))? {
             // NETLINK_ROUTE is protocol 0.
             AddressFamily::NETLINK if protocol == 0 => {
+                if daemon.monitors.len() + daemon.commands.len() == MAX_NETLINK {
+                    daemon.trouble.get_or_insert_with(|| {
+                        format!("it has more than {MAX_NETLINK} netlink sockets, and the others are not guarded")
+                    });
+                    return Ok(());
+                }
                 let filter = match attached_filter(socket)? {
                     AttachedFilter::None => Filter::None,
                     AttachedFilter::Classic => Filter::Foreign,

@@ -3,12 +3,16 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Driver, DriverError, monotonic};
-use crate::status::{PastEvent, Status};
+use crate::{
+    metrics::Scrapes,
+    status::{PastEvent, Status},
+};
 
 impl Driver {
     pub(super) fn status(&self) -> Result<Status, DriverError> {
         let now = monotonic()?;
-        let engine = self.work.engine.status(now);
+        let mut engine = self.work.engine.status(now);
+        engine.warnings.extend(self.parts.scrapes.iter().filter_map(Scrapes::trouble));
         let mut counters: BTreeMap<String, u64> = self
             .parts
             .programs

@@ -32,6 +32,8 @@ pub(super) struct Looks {
     due: VecDeque<(Instant, Scope)>,
     /// How many in a row failed.
     failed: u32,
+    /// None before that: of the loop's time looks take half at the most, whoever starts what.
+    rests_until: Option<Instant>,
     /// When every process was looked at last.
     walked: Option<Instant>,
     /// How many task events were lost until then.
@@ -40,7 +42,8 @@ pub(super) struct Looks {
 
 impl Looks {
     pub(super) fn next(&self) -> Option<Instant> {
-        self.due.front().map(|(at, _)| *at)
+        let (at, _) = self.due.front()?;
+        Some(self.rests_until.map_or(*at, |until| until.max(*at)))
     }
 
     pub(super) fn soon(&mut self, scope: Scope, delays: &[Duration]) {
@@ -116,6 +119,8 @@ impl Driver {
         let scope = self.looks.scope(begun, lost);
         let looked = scanner.scan(scope);
         self.looks.over(begun, scope, lost, looked.is_err());
+        let ended = clock();
+        self.looks.rests_until = Some(ended + ended.saturating_duration_since(begun));
         let Looked { daemons, gone, died } = looked?;
         if died {
             // Its parent starts another one, perhaps under a name of its own.

@@ -272,7 +272,7 @@ mod tests {
     }
 
     fn asks(sequence: u32, address: Address, wanted: bool) -> Event {
-        let intent = Intent { port: PORT, sequence, address, wanted, refused: true };
+        let intent = Intent { port: PORT, sequence, ifindex: 0, address, wanted, refused: true };
         Event::Intent { intent }
     }
 

@@ -86,8 +86,8 @@ pub enum Event {
     /// Addresses that an earlier vipshield has moved for a daemon, and that are still there. Told
     /// once, when the daemons are known.
     Moved {
-        /// Which.
-        addresses: Vec<Address>,
+        /// Which, with the interface index of where they are.
+        addresses: Vec<(u32, Address)>,
     },
     /// The kernel granted an IPv6 address, which it did not name, to a process.
     Granted {

@@ -105,7 +105,7 @@ impl Engine {
     }
 
     fn takes(&mut self, port: u32, sequence: u32, address: Address, now: Duration) {
-        let intent = Intent { port, sequence, address, wanted: true, refused: false };
+        let intent = Intent { port, sequence, ifindex: 0, address, wanted: true, refused: false };
         self.intent_heard(&intent, now);
     }
 }

@@ -215,17 +215,17 @@ impl Engine {
 
     /// A vipshield that was killed had moved these for a daemon that meant to have them. Which of
     /// them it still means to have is heard later; if it is gone, nobody does.
-    fn inherit(&mut self, addresses: &[Address], now: Duration) {
+    fn inherit(&mut self, addresses: &[(u32, Address)], now: Duration) {
         let speakers = self.world.daemons.values().filter(|daemon| daemon.role == Role::Vrrp);
         let speakers: Vec<u32> = speakers.map(|daemon| daemon.pid).collect();
-        for address in addresses {
+        for (ifindex, address) in addresses {
             match speakers.as_slice() {
                 [] => {
                     let text = format!("{address} was left by a daemon that is gone");
                     tell(&mut self.actions, Weight::Warning, None, text);
-                    self.world.vips.orphan(address.ip, now);
+                    self.world.vips.orphan(address.ip, *ifindex, now);
                 }
-                [pid] => self.world.vips.inherit(*pid, address.ip),
+                [pid] => self.world.vips.inherit(*pid, address.ip, *ifindex),
                 // Nothing tells whose it is.
                 [_, _, ..] => {}
             }

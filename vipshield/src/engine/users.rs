@@ -93,6 +93,7 @@ impl Engine {
             | Action::Unguard { .. }
             | Action::Rebind { .. }
             | Action::SetOpening { .. }
+            | Action::SetProbe { .. }
             | Action::Speak { .. }
             | Action::ResyncLink { .. }
             | Action::ReplayRemoval { .. }

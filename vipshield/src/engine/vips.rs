@@ -30,6 +30,8 @@ const MAX_UNCLAIMED: usize = MAX_ADDRESSES;
 const PRESUMED: Duration = Duration::from_millis(10);
 /// Removals remembered, the last from each netlink port: daemons have one or two.
 const MAX_REMOVALS: usize = 256;
+/// Interfaces on which a daemon asks for one address: the NIC, and the bridge that has its name for a while.
+const MAX_INTERFACES: usize = 8;
 /// Addresses remembered: many more than anybody has.
 pub(super) const MAX_ADDRESSES: usize = 4096;
 /// So many are taken off, or moved, at a time: what else is due has its turn in between.
@@ -43,6 +45,9 @@ pub struct Intent {
     /// Sequence number of the request: of two requests from one port the later counts, whichever
     /// is heard first.
     pub sequence: u32,
+    /// Index of the interface on which; 0 if that is not known.
+    #[serde(default)]
+    pub ifindex: u32,
     /// The address.
     pub address: Address,
     /// It asked for the address, not for its removal.
@@ -96,6 +101,8 @@ impl Orphan {
 struct Vip {
     /// What each living daemon said last, by process id.
     said: BTreeMap<u32, Said>,
+    /// The interfaces on which they did, or an earlier vipshield did for one of them.
+    asked_on: BTreeSet<u32>,
     orphan: Option<Orphan>,
 }
 
@@ -158,7 +165,7 @@ impl Vips {
             self.known.insert(ip, Vip::default());
         }
         let Some(vip) = self.known.get_mut(&ip) else { return };
-        let Intent { port, sequence, wanted, .. } = *intent;
+        let Intent { port, sequence, ifindex, wanted, .. } = *intent;
         let is_older = |said: &Said| {
             said.port == port && (sequence.wrapping_sub(said.sequence).cast_signed()) < 0
         };
@@ -166,6 +173,9 @@ impl Vips {
             return;
         }
         vip.said.insert(pid, Said { wanted, port, sequence, source });
+        if ifindex != 0 && vip.asked_on.len() < MAX_INTERFACES {
+            vip.asked_on.insert(ifindex);
+        }
         vip.orphan = None;
     }
 
@@ -211,11 +221,11 @@ impl Vips {
     }
 
     /// An earlier vipshield had heard a daemon say that it means to have this.
-    pub(super) fn inherit(&mut self, pid: u32, ip: IpAddr) {
+    pub(super) fn inherit(&mut self, pid: u32, ip: IpAddr, ifindex: u32) {
         if self.known.contains_key(&ip) || !self.make_room() {
             return;
         }
-        self.assume(pid, ip, Source::Inherited);
+        self.assume(pid, ip, Source::Inherited).asked_on.insert(ifindex);
     }
 
     /// Somebody who is no daemon yet said something.
@@ -253,9 +263,11 @@ impl Vips {
         }
     }
 
-    fn assume(&mut self, pid: u32, ip: IpAddr, source: Source) {
+    fn assume(&mut self, pid: u32, ip: IpAddr, source: Source) -> &mut Vip {
         let said = Said { wanted: true, port: NO_REQUEST, sequence: 0, source };
-        self.known.entry(ip).or_default().said.insert(pid, said);
+        let vip = self.known.entry(ip).or_default();
+        vip.said.insert(pid, said);
+        vip
     }
 
     /// Addresses that are wanted as far as adverts say.
@@ -304,9 +316,10 @@ impl Vips {
     }
 
     /// This is a VIP whose daemon is gone.
-    pub(super) fn orphan(&mut self, ip: IpAddr, now: Duration) {
+    pub(super) fn orphan(&mut self, ip: IpAddr, ifindex: u32, now: Duration) {
         if self.known.contains_key(&ip) || self.make_room() {
             let vip = self.known.entry(ip).or_default();
+            vip.asked_on.insert(ifindex);
             vip.orphan = vip.said.is_empty().then(|| Orphan::since(now, Duration::ZERO));
         }
     }
@@ -394,6 +407,11 @@ impl Vips {
         self.known.get(&ip).is_some_and(Vip::is_given_up)
     }
 
+    /// The interfaces on which daemons asked for it, or for its removal.
+    pub(super) fn asked_on(&self, ip: IpAddr) -> impl Iterator<Item = u32> + '_ {
+        self.known.get(&ip).into_iter().flat_map(|vip| vip.asked_on.iter().copied())
+    }
+
     /// Whether it has to go should it be on an interface. As long as a daemon lives that knows it
     /// and does not mean to have it, another node may have it, whoever puts it here.
     pub(super) fn must_go(&self, ip: IpAddr, from_a_bridge: bool) -> bool {
@@ -412,20 +430,41 @@ impl Engine {
             || self.nics.values().any(|nic| nic.bearers.contains(&ifindex))
     }
 
-    /// Where this node has an address that may be one of a guarded NIC, the lowest index first.
-    fn homes_of(&self, ip: IpAddr) -> impl Iterator<Item = (u32, Address)> {
-        let homes = self.world.holders(ip).filter(|holder| self.is_home(*holder));
-        homes.flat_map(move |home| self.world.forms_of(home, ip).map(move |it| (home, it)))
-    }
-
     /// Whether this node has an address where one of a guarded NIC may be.
     pub(super) fn is_at_home(&self, ip: IpAddr) -> bool {
-        self.homes_of(ip).next().is_some()
+        self.world.holders(ip).any(|holder| self.is_home(holder))
     }
 
-    /// Has an address taken off wherever it is now.
+    /// Whether an address of a NIC that is on an interface came there with the NIC's traffic, or with its
+    /// other addresses, as on a bridge that is about to take the NIC. Link-local addresses say nothing:
+    /// every VLAN of the NIC has its hardware address.
+    fn took(&self, ifindex: u32, nic: &Nic, ip: IpAddr) -> bool {
+        let other = |address: &Address| address.ip != ip && !address.is_link_local();
+        nic.bearers.contains(&ifindex)
+            || self.world.is_bridge(ifindex)
+                && nic.home().filter(other).any(|address| self.world.has_ip(ifindex, address.ip))
+    }
+
+    /// Whether an address that no daemon means to have is to leave an interface: where a daemon had asked
+    /// for it on a guarded NIC, that NIC and what took its addresses; and a bridge on which it did so
+    /// itself. Whoever else has that address has it for reasons of his own.
+    fn is_to_leave(&self, ifindex: u32, ip: IpAddr) -> bool {
+        let asked_on = || self.world.vips.asked_on(ip).filter(|on| self.world.has_link(*on));
+        let concerns =
+            |nic: &&Nic| asked_on().next().is_none() || asked_on().any(|on| self.took(on, nic, ip));
+        self.nics.values().filter(concerns).any(|nic| self.took(ifindex, nic, ip))
+            || self.world.is_bridge(ifindex) && asked_on().any(|on| on == ifindex)
+    }
+
+    /// From where an address that no daemon means to have is to be taken, the lowest index first.
+    fn places_to_leave(&self, ip: IpAddr) -> impl Iterator<Item = (u32, Address)> {
+        let places = self.world.holders(ip).filter(move |holder| self.is_to_leave(*holder, ip));
+        places.flat_map(move |place| self.world.forms_of(place, ip).map(move |it| (place, it)))
+    }
+
+    /// Has an address taken off wherever it may not be now.
     pub(super) fn take_down(&mut self, ip: IpAddr) {
-        let there: Vec<(u32, Address)> = self.homes_of(ip).collect();
+        let there: Vec<(u32, Address)> = self.places_to_leave(ip).collect();
         self.leaving.extend(there);
     }
 
@@ -443,7 +482,7 @@ impl Engine {
 
     /// The VIP is where the daemon's clients reach it exactly while a daemon means to have it.
     pub(super) fn settle_vips(&mut self, now: Duration) {
-        let given_up = self.world.vips.given_up().flat_map(|ip| self.homes_of(ip));
+        let given_up = self.world.vips.given_up().flat_map(|ip| self.places_to_leave(ip));
         // In the order of interfaces.
         let mut unwanted: BTreeSet<(u32, Address)> = given_up
             .filter(|(ifindex, address)| {

@@ -9,6 +9,7 @@ mod own;
 mod replay;
 mod route;
 mod switch;
+mod unix;
 mod vip;
 
 pub use self::{
@@ -20,5 +21,6 @@ pub use self::{
     own::{ANCHOR, OWN, STAND_IN},
     replay::{Replay, ReplayError},
     switch::{Service, SwitchError, service},
+    unix::{NamedSocket, named},
     vip::{VipError, Vips},
 };

@@ -219,12 +219,14 @@ fn decode(mut bytes: &[u8], sink: &mut impl FnMut(Event)) {
 /// What an address that came or went says about who asked for it. The kernel itself asks for
 /// nothing, and of IPv6 it does not say who did (`inet6_ifa_notify` in `net/ipv6/addrconf.c`).
 fn intent(event: &Event, sequence: u32) -> Option<Event> {
-    let (address, port, wanted) = match event {
-        Event::Address { address, requester, .. } => (*address, *requester, true),
-        Event::AddressRemoved { address, requester, .. } => (*address, *requester, false),
+    let (ifindex, address, port, wanted) = match event {
+        Event::Address { ifindex, address, requester } => (*ifindex, *address, *requester, true),
+        Event::AddressRemoved { ifindex, address, requester } => {
+            (*ifindex, *address, *requester, false)
+        }
         _ => return None,
     };
-    let intent = Intent { port, sequence, address, wanted, refused: false };
+    let intent = Intent { port, sequence, ifindex, address, wanted, refused: false };
     (port != 0).then_some(Event::Intent { intent })
 }
 

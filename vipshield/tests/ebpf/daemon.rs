@@ -2,14 +2,20 @@
 //! waits until its standard input ends.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    iter,
+    os::fd::AsFd as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
 };
 
 use libtest_mimic::Failed;
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+
+use super::check;
 
 /// Set in the stand-in's environment.
 const VARIABLE: &str = "VIPSHIELD_TEST_DAEMON";
@@ -24,18 +30,36 @@ pub(crate) struct StandIn {
 impl StandIn {
     /// Starts a process with this executable name in this thread's network namespace.
     pub(crate) fn start(name: &str) -> Result<Self, Failed> {
+        Self::start_as(name, &[])
+    }
+
+    /// The same by way of programs that make another user of it.
+    pub(crate) fn start_as(name: &str, wrapper: &[&str]) -> Result<Self, Failed> {
+        Self::begin(name, wrapper, "0,0")
+    }
+
+    /// The same with so many more monitor sockets, and so many more descriptors of the last socket.
+    pub(crate) fn with_sockets(name: &str, monitors: u32, duplicates: u32) -> Result<Self, Failed> {
+        Self::begin(name, &[], &format!("{monitors},{duplicates}"))
+    }
+
+    fn begin(name: &str, wrapper: &[&str], more: &str) -> Result<Self, Failed> {
         let directory = env::temp_dir().join(name);
         fs::create_dir_all(&directory)?;
         let program = directory.join(name);
         fs::copy(env::current_exe()?, &program)?;
-        let mut child = Command::new(program)
-            .env(VARIABLE, "1")
+        let mut words = wrapper.iter().map(Into::into).chain([program.into_os_string()]);
+        let first: OsString = words.next().ok_or("there is a program")?;
+        let mut child = Command::new(first)
+            .args(words)
+            .env(VARIABLE, more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         let mut ready = String::new();
         let output = child.stdout.take().ok_or("its output is piped")?;
         BufReader::new(output).read_line(&mut ready)?;
+        check(ready == "ready\n", format!("{name} has its sockets: {ready:?}"))?;
         Ok(Self { name: name.to_owned(), child, directory })
     }
 
@@ -59,13 +83,16 @@ impl Drop for StandIn {
 
 /// Is the stand-in, if this process was started as one.
 pub(crate) fn be_one() -> Option<io::Result<()>> {
-    env::var_os(VARIABLE).map(|_| wait_with_sockets())
+    let more = env::var(VARIABLE).ok()?;
+    let mut more = more.split(',').map(|number| number.parse().unwrap_or(0));
+    Some(wait_with_sockets(more.next().unwrap_or(0), more.next().unwrap_or(0)))
 }
 
-/// Two monitor sockets, one with a filter of its own, and a command socket.
-fn wait_with_sockets() -> io::Result<()> {
+/// Two monitor sockets, one with a filter of its own, and a command socket; and what else was asked for.
+fn wait_with_sockets(monitors: usize, duplicates: usize) -> io::Result<()> {
     let mut sockets = Vec::new();
-    for monitor in [true, true, false] {
+    let more = iter::repeat_n(true, monitors);
+    for monitor in [true, true, false].into_iter().chain(more) {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         if monitor {
@@ -76,6 +103,10 @@ fn wait_with_sockets() -> io::Result<()> {
     if let Some(filtered) = sockets.first() {
         super::namespace::attach_classic_filter(filtered)?;
     }
+    let last = sockets.last().ok_or(io::ErrorKind::NotFound)?;
+    let copies: io::Result<Vec<_>> =
+        (0..duplicates).map(|_| last.as_fd().try_clone_to_owned()).collect();
+    let _copies = copies?;
     println!("ready");
     io::stdout().flush()?;
     io::stdin().read_to_end(&mut Vec::new())?;

@@ -11,7 +11,11 @@ use vipshield::{
     engine::{Address, Daemon, Filter, SocketId},
     net::{Carrier, OWN, STAND_IN},
 };
-use vipshield_common::{counters::Counter, guard::GuardedSocket};
+use vipshield_common::{
+    counters::Counter,
+    guard::GuardedSocket,
+    tasks::{TaskEvent, UNKNOWN},
+};
 
 use super::{
     FREE, carry, check,
@@ -92,7 +96,8 @@ pub(crate) fn daemon() -> Result<(), Failed> {
     check(daemons::borrow(elsewhere).is_err(), "another inode is another socket")?;
     let Looked { daemons, died, .. } = scanner.scan(Scope::Known)?;
     check(daemons.len() == 1 && !died, "looked at without looking at others")?;
-    let kin = |scanner: &Scanner| scanner.kin(stand_in.pid());
+    let task = TaskEvent { pid: stand_in.pid(), admin_of: UNKNOWN, ..TaskEvent::default() };
+    let kin = |scanner: &Scanner| scanner.kin(&task);
     check(kin(&scanner) == Kin::Daemon && scanner.gone().is_empty(), "it is there")?;
     stand_in.rename()?;
     check(scanner.gone().is_empty(), "whatever its executable is called by now")?;
@@ -108,7 +113,7 @@ pub(crate) fn daemon() -> Result<(), Failed> {
     both.sort_unstable();
     check(daemons.is_empty() && died, "it died")?;
     check(gone == both, "its guarded sockets are reported as gone")?;
-    check(scanner.kin(pid) == Kin::Other, "and is nobody any more")
+    check(scanner.kin(&task) == Kin::Stranger, "and is nobody any more")
 }
 
 /// A daemon that started on a port has read the stand-in. It hears of the address, and not of its

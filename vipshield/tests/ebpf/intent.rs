@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
@@ -30,6 +30,9 @@ use super::{
 /// `linux/rtnetlink.h`.
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
+/// `linux/capability.h`.
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+const CAP_NET_ADMIN: u32 = 12;
 /// Length of an answer without the request: its own header, an errno, the request's header.
 const SHORT_ANSWER: usize = 16 + 4 + 16;
 
@@ -73,8 +76,13 @@ impl Command {
         } else {
             (RouteNetlinkMessage::DelAddress(message), 0)
         };
-        let mut request = NetlinkMessage::from(request);
-        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        self.send(request, NLM_F_REQUEST | flags)
+    }
+
+    /// Sends this, to be acknowledged.
+    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(i32, usize), Failed> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_ACK | flags;
         request.header.sequence_number = self.sequence;
         request.finalize();
         let mut bytes = vec![0; request.buffer_len()];
@@ -135,7 +143,7 @@ pub(crate) fn refused_requests() -> Result<(), Failed> {
     ] {
         let mut expected = Vec::new();
         let intent = |sequence, wanted, refused| Event::Intent {
-            intent: Intent { port, sequence, address, wanted, refused },
+            intent: Intent { port, sequence, ifindex: nic, address, wanted, refused },
         };
         let is_ipv6 = address.ip.is_ipv6();
         let (error, length) = command.ask(nic, address, false)?;
@@ -196,6 +204,60 @@ pub(crate) fn answered_elsewhere() -> Result<(), Failed> {
         check(error == 0, format!("the VIP is removed: {error}"))?;
     }
     Ok(())
+}
+
+/// Effective, permitted and inheritable capabilities, the lower 32 of each first (`__user_cap_data_struct`).
+type Capabilities = [[u32; 3]; 2];
+
+/// What this thread has, or is to have from now on.
+fn capabilities(set: Option<Capabilities>) -> io::Result<Capabilities> {
+    // `__user_cap_header_struct`: the version, and 0 for this thread.
+    let mut header = [CAPABILITY_VERSION_3, 0];
+    let mut data = set.unwrap_or_default();
+    let call = if set.is_some() { libc::SYS_capset } else { libc::SYS_capget };
+    // SAFETY: both pointers are to locals that outlive the call, of the layout that this version has.
+    match unsafe { libc::syscall(call, &raw mut header, &raw mut data) } {
+        0 => Ok(data),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Asks without CAP_NET_ADMIN, as anybody may, and for what is no request: the one is refused, and the other
+/// acknowledged. Neither is an intent.
+pub(crate) fn unprivileged() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    let nic = stage.index("nic")?;
+    let mut command = Command::open()?;
+    stage.listen(&command.socket)?;
+    let _monitor = sentry(&mut stage)?;
+    let port = daemons::port(&command.socket)?;
+    let vip = Address { ip: "192.0.2.10".parse()?, prefix_len: 32 };
+    let vip6 = Address { ip: "2001:db8::10".parse()?, prefix_len: 128 };
+    let all = capabilities(None)?;
+    let [[effective, permitted, inheritable], high] = all;
+    capabilities(Some([[effective & !(1 << CAP_NET_ADMIN), permitted, inheritable], high]))?;
+    for address in [vip, vip6] {
+        for add in [true, false] {
+            let (error, length) = command.ask(nic, address, add)?;
+            check(error == -libc::EPERM, format!("who may not: {error}"))?;
+            check(length > SHORT_ANSWER, "the answer carries the request")?;
+        }
+        let mut message = AddressMessage::default();
+        message.header.index = nic;
+        message.header.family = AddressFamily::Inet6;
+        let (error, _) = command.send(RouteNetlinkMessage::NewAddress(message), 0)?;
+        check(error == 0, format!("what is no request is acknowledged: {error}"))?;
+    }
+    capabilities(Some(all))?;
+    let (error, _) = command.ask(nic, vip, false)?;
+    check(error == -libc::EADDRNOTAVAIL, format!("who may: {error}"))?;
+    let (sequence, address) = (command.sequence, vip);
+    let intent = Intent { port, sequence, ifindex: nic, address, wanted: false, refused: true };
+    let seen = reports(&mut stage)?;
+    check(seen == [Event::Intent { intent }], format!("{seen:?}"))?;
+    stage.counted(Counter::IntentDenied, 6)?;
+    stage.counted(Counter::IntentRefused, 1)?;
+    stage.counted(Counter::IntentGranted, 0)
 }
 
 /// The last words that are kept, by their addresses, and what names none.

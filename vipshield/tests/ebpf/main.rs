@@ -15,6 +15,7 @@ mod monitor;
 mod namespace;
 mod opening;
 mod pins;
+mod privilege;
 mod shunt;
 mod stub;
 mod tap;
@@ -60,6 +61,9 @@ const CASES: &[Case] = &[
     ("a policy that is cleared withholds nothing", guard::cleared_policy),
     ("a classic filter is told from the guard", guard::filters_are_told_apart),
     ("a daemon is found, guarded, and its own filter left alone", found::daemon),
+    ("who may change nothing is no daemon, whatever it is called", privilege::names_prove_nothing),
+    ("who may change this network alone is one", privilege::root_of_its_own_network),
+    ("a daemon's sockets are counted once, and bounded", privilege::too_many_sockets),
     ("an address of vipshield's own is never seen", guard::own_address),
     ("what the kernel refuses a daemon is reported", intent::refused_requests),
     ("what was answered elsewhere is no answer's", intent::answered_elsewhere),
@@ -67,6 +71,7 @@ const CASES: &[Case] = &[
     ("the last word on an address is the last", intent::the_last_counts),
     ("grants are kept where nobody reads", intent::grants_nobody_reads),
     ("words on too many addresses are lost and counted", intent::more_addresses_than_room),
+    ("what the kernel does not look at is no intent", intent::unprivileged),
     ("a daemon is told of an address that is elsewhere, and nothing is left", found::introduced),
     ("the table of local addresses is split beforehand", carry::prepared),
     ("a node is carried, and nothing is left of it", carry::carried_and_taken_back),

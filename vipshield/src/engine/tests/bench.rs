@@ -296,7 +296,8 @@ impl Bench {
             self.sequence += 1;
             let sequence = self.sequence;
             let port = COMMAND_PORT;
-            let intent = Intent { port, sequence, address, wanted, refused: true };
+            let ifindex = NIC_INDEX;
+            let intent = Intent { port, sequence, ifindex, address, wanted, refused: true };
             self.feed(Event::Intent { intent });
         }
         self.audit();

@@ -109,8 +109,9 @@ impl Six {
     }
 
     fn says(&mut self, text: &str, wanted: bool, refused: bool) -> Vec<Action> {
-        let (port, sequence, address) = (PORT, 0, address(text));
-        self.feed(Event::Intent { intent: Intent { port, sequence, address, wanted, refused } })
+        let (port, sequence, ifindex, address) = (PORT, 0, 2, address(text));
+        let intent = Intent { port, sequence, ifindex, address, wanted, refused };
+        self.feed(Event::Intent { intent })
     }
 
     fn after(&mut self, time: Duration) -> Vec<Action> {

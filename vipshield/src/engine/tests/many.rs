@@ -105,6 +105,7 @@ impl Many {
     /// The daemon's word on all of them, the last that there is or in turn.
     fn say(&mut self, last: bool, sequence: u32, wanted: bool) {
         let intents = (0..VIPS).map(|number| Intent {
+            ifindex: NIC_INDEX,
             port: PORT,
             sequence: sequence + number,
             address: vip(number),
@@ -268,6 +269,7 @@ fn more_than_can_be_remembered_is_said() {
     let mut many = Many::bridged(false);
     let intents = |from: u32| {
         let intents = (from..from + 4096).map(|number| Intent {
+            ifindex: NIC_INDEX,
             port: PORT,
             sequence: number,
             address: vip(number),

@@ -52,12 +52,13 @@ impl Message {
     /// follows from.
     pub(super) fn events(&self, sequence: u32) -> Vec<Event> {
         let intent = match self {
-            Self::Address(_, address, port) => Some((*address, *port, true)),
-            Self::AddressRemoved(_, address, port) => Some((*address, *port, false)),
+            Self::Address(on, address, port) => Some((*on, *address, *port, true)),
+            Self::AddressRemoved(on, address, port) => Some((*on, *address, *port, false)),
             Self::Link(_) | Self::LinkRemoved(_) | Self::BridgePort(_) => None,
         };
-        let intent = intent.filter(|(_, port, _)| *port != 0).map(|(address, port, wanted)| {
-            let intent = Intent { port, sequence, address, wanted, refused: false };
+        let intent = intent.filter(|(_, _, port, _)| *port != 0);
+        let intent = intent.map(|(ifindex, address, port, wanted)| {
+            let intent = Intent { port, sequence, ifindex, address, wanted, refused: false };
             Event::Intent { intent }
         });
         let mut events: Vec<Event> = intent.into_iter().chain(self.event()).collect();

@@ -217,20 +217,20 @@ pub(super) fn an_event() -> impl Strategy<Value = Event> {
         1 => (an_index(), a_port(), an_about()).prop_map(|(ifindex, requester, about)| {
             Event::Withheld { message: Withheld { ifindex, requester, about } }
         }),
-        2 => (a_port(), 0_u32..4, addresses(), any::<bool>(), any::<bool>()).prop_map(
-            |(port, sequence, address, wanted, refused)| Event::Intent {
-                intent: Intent { port, sequence, address, wanted, refused },
+        2 => (a_port(), 0_u32..4, an_index(), addresses(), any::<bool>(), any::<bool>()).prop_map(
+            |(port, sequence, ifindex, address, wanted, refused)| Event::Intent {
+                intent: Intent { port, sequence, ifindex, address, wanted, refused },
             },
         ),
         1 => (a_port(), 0_u32..4, vec(addresses(), 0..3), any::<bool>()).prop_map(
             |(port, sequence, addresses, wanted)| Event::LastWords {
                 intents: addresses
                     .into_iter()
-                    .map(|address| Intent { port, sequence, address, wanted, refused: false })
+                    .map(|address| Intent { port, sequence, ifindex: 0, address, wanted, refused: false })
                     .collect(),
             },
         ),
-        1 => vec(addresses(), 0..3).prop_map(|addresses| Event::Moved { addresses }),
+        1 => vec((an_index(), addresses()), 0..3).prop_map(|addresses| Event::Moved { addresses }),
         1 => a_port().prop_map(|port| Event::Granted { port, sequence: 0 }),
         1 => Just(Event::Hint),
         2 => a_route_event(),

@@ -134,6 +134,7 @@ fn a_bridge_gets_no_address_of_a_daemon_that_died_half_a_minute_ago() {
     let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.kill_daemon();
     bench.change(&Op::AddBridge(BRIDGE.to_owned()));
+    bench.change(&Op::AddAddress(BRIDGE.to_owned(), address(NODE_IP)));
     bench.advance(Duration::from_secs(30));
     bench.change(&Op::AddAddress(BRIDGE.to_owned(), address(VIP)));
     assert_eq!(bench.places(address(VIP)), nowhere());
@@ -174,8 +175,8 @@ fn the_next_daemon_may_have_it_before_it_is_known() {
 fn what_the_next_daemon_has_taken_over_stays() {
     let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.daemon = Some(Keepalived::start(701, &bench.node, NIC));
-    let (port, address) = (COMMAND_PORT + 1, address(VIP));
-    let intent = Intent { port, sequence: 1, address, wanted: true, refused: false };
+    let (port, ifindex, address) = (COMMAND_PORT + 1, NIC_INDEX, address(VIP));
+    let intent = Intent { port, sequence: 1, ifindex, address, wanted: true, refused: false };
     bench.feed(Event::Intent { intent });
     let mut found = bench.found();
     found[0].commands[0].port = port;
@@ -188,6 +189,7 @@ fn what_the_next_daemon_has_taken_over_stays() {
 fn it_stays_off_as_long_as_its_daemon_lives() {
     let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.change(&Op::AddBridge(BRIDGE.to_owned()));
+    bench.change(&Op::AddAddress(BRIDGE.to_owned(), address(NODE_IP)));
     bench.daemon_asks(address(VIP), false);
     for name in [NIC, BRIDGE] {
         bench.advance(Duration::from_hours(1));
@@ -214,6 +216,37 @@ fn what_somebody_else_adds_when_the_daemon_is_gone_is_his() {
     assert_eq!(bench.engine.next_deadline(), None, "and everything is forgotten");
 }
 
+/// A bridge of pods has the VIP for reasons of its own, as long as nothing of the NIC's is there.
+#[test]
+fn another_bridge_keeps_what_it_has() {
+    for datapath in Datapath::ALL {
+        let mut bench = Bench::owner_of_vip(datapath);
+        bench.change(&Op::AddBridge("br-other".to_owned()));
+        bench.change(&Op::AddAddress("br-other".to_owned(), address(VIP)));
+        bench.sequence(Sequence::Bind);
+        bench.daemon_asks(address(VIP), false);
+        assert_eq!(bench.places(address(VIP)), ["br-other"], "{datapath:?}");
+        bench.kill_daemon();
+        bench.advance(5 * DEADLINE);
+        assert_eq!(bench.places(address(VIP)), ["br-other"], "{datapath:?}, without a daemon");
+    }
+}
+
+/// What a daemon takes off an interface that is not guarded is no word on the guarded NIC's address.
+#[test]
+fn what_was_asked_for_elsewhere_is_none_of_the_nics() {
+    let mut bench = Bench::new(Datapath::Bridge);
+    bench.change(&Op::AddNic("eth1".to_owned()));
+    let (ifindex, address) = (bench.node.index("eth1").unwrap(), address(NODE_IP));
+    let (port, sequence) = (COMMAND_PORT, 90);
+    let intent = Intent { port, sequence, ifindex, address, wanted: false, refused: true };
+    bench.feed(Event::Intent { intent: intent.clone() });
+    assert_eq!(bench.places(address), [NIC]);
+    let intent = Intent { sequence: 91, ifindex: NIC_INDEX, ..intent };
+    bench.feed(Event::Intent { intent });
+    assert_eq!(bench.places(address), nowhere());
+}
+
 #[test]
 fn other_interfaces_are_not_touched() {
     let mut bench = Bench::owner_of_vip(Datapath::Bridge);
@@ -226,7 +259,7 @@ fn other_interfaces_are_not_touched() {
 /// The kernel's word on what it did for a request of the daemon.
 fn told(bench: &mut Bench, sequence: u32, text: &str, wanted: bool) {
     let (port, ifindex, address) = (COMMAND_PORT, NIC_INDEX, address(text));
-    let intent = Intent { port, sequence, address, wanted, refused: false };
+    let intent = Intent { port, sequence, ifindex, address, wanted, refused: false };
     let requester = port;
     if wanted {
         bench.feed(Event::Intent { intent });
@@ -303,6 +336,7 @@ fn the_later_request_counts_whichever_is_heard_first() {
         intent: Intent {
             port: COMMAND_PORT,
             sequence,
+            ifindex: NIC_INDEX,
             address: address(VIP),
             wanted,
             refused: true,
@@ -322,7 +356,8 @@ fn nobody_else_speaks_for_the_daemon() {
     bench.sequence(Sequence::Bind);
     let address = address(VIP);
     for port in [0, KUBE_OVN] {
-        let intent = Intent { port, sequence: 9, address, wanted: false, refused: true };
+        let (sequence, ifindex) = (9, NIC_INDEX);
+        let intent = Intent { port, sequence, ifindex, address, wanted: false, refused: true };
         bench.feed(Event::Intent { intent });
     }
     assert_eq!(bench.places(address), [BRIDGE]);
@@ -403,6 +438,7 @@ fn what_was_asked_for_before_events_were_lost_counts() {
     let intent = Intent {
         port: COMMAND_PORT,
         sequence: 7,
+        ifindex: NIC_INDEX,
         address: address(VIP),
         wanted: true,
         refused: false,
@@ -532,7 +568,8 @@ fn what_a_killed_vipshield_had_moved_is_still_its_daemons() {
     bench.advance(Duration::from_mins(10));
     assert_eq!(bench.places(address(VIP)), [BRIDGE], "its daemon means to have it");
     bench.begin();
-    bench.feed(Event::Moved { addresses: vec![address(VIP)] });
+    let bridge = bench.node.index(BRIDGE).unwrap();
+    bench.feed(Event::Moved { addresses: vec![(bridge, address(VIP))] });
     bench.advance(5 * DEADLINE);
     assert_eq!(bench.places(address(VIP)), [BRIDGE]);
     bench.kill_daemon();
@@ -546,7 +583,8 @@ fn what_is_only_believed_is_not_announced() {
     bench.kill_engine();
     bench.begin();
     let from = bench.log.len();
-    bench.feed(Event::Moved { addresses: vec![address(VIP)] });
+    let bridge = bench.node.index(BRIDGE).unwrap();
+    bench.feed(Event::Moved { addresses: vec![(bridge, address(VIP))] });
     bench.advance(5 * DEADLINE);
     assert_eq!(announced(&bench, from, Duration::ZERO), [], "another node may have it by now");
     // It is not there any more, and the kernel refuses.
@@ -564,7 +602,8 @@ fn what_a_killed_vipshield_had_moved_for_a_daemon_that_is_gone_goes() {
     bench.kill_daemon();
     assert_eq!(bench.places(address(VIP)), [BRIDGE]);
     bench.begin();
-    bench.feed(Event::Moved { addresses: vec![address(VIP)] });
+    let bridge = bench.node.index(BRIDGE).unwrap();
+    bench.feed(Event::Moved { addresses: vec![(bridge, address(VIP))] });
     assert_eq!(bench.places(address(VIP)), nowhere());
     assert_eq!(bench.places(address(NODE_IP)), [BRIDGE]);
 }
