@@ -231,6 +231,8 @@ async fn interrupted(lab: &mut Lab, how: How, when: When, lasts: Duration) -> Re
             Ok((0..lab.nodes.len()).all(owns).then_some(()))
         })
         .await?;
+        // keepalived says what it is when it has done what that takes.
+        clock::pass(SLACK).await;
     } else {
         clock::pass(failover(lab)).await;
         still(lab, began)?;
