@@ -125,7 +125,7 @@ async fn run(options: Run) -> Result<()> {
         scrapes,
         config,
     };
-    Driver::run(parts).await?;
+    Box::pin(Driver::run(parts)).await?;
     info!("vipshield ended: no daemon carries the guard any more");
     Ok(())
 }

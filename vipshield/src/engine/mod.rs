@@ -115,6 +115,7 @@ pub struct Config {
 
 /// The engine. See the [module](self).
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent memories, not a state")]
 pub struct Engine {
     config: Config,
     world: World,
