@@ -283,6 +283,7 @@ mod tests {
                 deadline: Duration::from_secs(1),
                 replay_port: 1,
                 own_addresses: Vec::new(),
+                marks: false,
             };
             let frozen = frozen.map(str::to_owned);
             let (now, stalls, kinds) = (Duration::from_secs(100), Vec::new(), BTreeSet::new());

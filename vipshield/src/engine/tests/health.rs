@@ -353,7 +353,8 @@ fn marks_of_an_earlier_vipshield_count_as_a_guarded_daemon() {
     bench.begin();
     bench.feed(Event::Turnover);
     assert!(bench.stood_in.is_empty(), "nothing is known of it");
-    bench.feed(Event::Moved { addresses: vec![address(VIP)] });
+    let bridge = bench.node.index(BRIDGE).unwrap();
+    bench.feed(Event::Moved { addresses: vec![(bridge, address(VIP))] });
     assert!(bench.places(address(VIP)).is_empty(), "it is nobody's");
     bench.feed(Event::Tick);
     assert!(bench.stood_in.contains(&NIC_INDEX));

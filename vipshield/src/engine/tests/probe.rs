@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{Action, Family, Phase},
+    super::{Action, Family, Health, Phase},
     bench::Bench,
     kube_ovn::Sequence,
     node::{BRIDGE, Datapath, NIC_INDEX, NODE_IP, address},
@@ -200,7 +200,7 @@ fn without_a_socket_of_its_own_nothing_is_known() {
     bench.hear(10, &owner);
     assert!(!bench.released());
     assert!(bench.status().warnings.iter().any(|text| text.contains("NET_RAW")));
-    assert!(bench.status().ready, "it does without");
+    assert_eq!(bench.status().health, Health::Healthy, "it does without");
     bench.fails = |_| false;
     bench.advance(40 * SECOND);
     bench.hear(4, &owner);
