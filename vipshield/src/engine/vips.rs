@@ -11,7 +11,14 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, action::Action, nic::Nic, notice::Weight, tell, world::Address};
+use super::{
+    Engine,
+    action::Action,
+    nic::Nic,
+    notice::Weight,
+    tell,
+    world::{Address, Link},
+};
 
 /// What a daemon that ended in order had given up is kept off a NIC for so long: whoever was moving
 /// it may put it back. Later it is nobody's business but the operator's.
@@ -435,14 +442,26 @@ impl Engine {
         self.world.holders(ip).any(|holder| self.is_home(holder))
     }
 
-    /// Whether an address of a NIC that is on an interface came there with the NIC's traffic, or with its
-    /// other addresses, as on a bridge that is about to take the NIC. Link-local addresses say nothing:
-    /// every VLAN of the NIC has its hardware address.
+    /// Whether an address of a NIC that is on an interface came there with the NIC's traffic, or to a bridge
+    /// that is about to take it: one that has other addresses of the NIC's, or nothing of its own yet.
+    /// Link-local addresses say nothing: each VLAN of the NIC has its hardware address.
     fn took(&self, ifindex: u32, nic: &Nic, ip: IpAddr) -> bool {
-        let other = |address: &Address| address.ip != ip && !address.is_link_local();
-        nic.bearers.contains(&ifindex)
-            || self.world.is_bridge(ifindex)
-                && nic.home().filter(other).any(|address| self.world.has_ip(ifindex, address.ip))
+        if nic.bearers.contains(&ifindex) {
+            return true;
+        }
+        let Some(bridge) = self.world.link(ifindex).filter(|link| link.is_bridge()) else {
+            return false;
+        };
+        let others = || {
+            let others = self.world.addresses_of(ifindex);
+            others.filter(|address| address.ip != ip && !address.is_link_local())
+        };
+        let is_the_nics = |address: Address| nic.home().any(|known| known.ip == address.ip);
+        let is_its_own =
+            |address: Address| !is_the_nics(address) && !self.world.vips.is_known(address.ip);
+        let is_elses = |port: &Link| port.ifindex != nic.ifindex;
+        let has_ports = self.world.first_port(bridge).is_some_and(is_elses);
+        others().any(is_the_nics) || !has_ports && !others().any(is_its_own)
     }
 
     /// Whether an address that no daemon means to have is to leave an interface: where a daemon had asked

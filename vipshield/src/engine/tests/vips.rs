@@ -222,7 +222,9 @@ fn another_bridge_keeps_what_it_has() {
     for datapath in Datapath::ALL {
         let mut bench = Bench::owner_of_vip(datapath);
         bench.change(&Op::AddBridge("br-other".to_owned()));
-        bench.change(&Op::AddAddress("br-other".to_owned(), address(VIP)));
+        for ip in ["198.51.100.1/24", VIP] {
+            bench.change(&Op::AddAddress("br-other".to_owned(), address(ip)));
+        }
         bench.sequence(Sequence::Bind);
         bench.daemon_asks(address(VIP), false);
         assert_eq!(bench.places(address(VIP)), ["br-other"], "{datapath:?}");
