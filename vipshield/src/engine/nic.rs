@@ -353,9 +353,8 @@ impl Nic {
             let is_mourned =
                 |address: &Address| self.mourned.iter().any(|gone| gone.ip == address.ip);
             let (ifindex, served) = (self.ifindex, self.cut_off.is_none());
-            let usable = |address: &Address| {
-                served && !world.is_deaf(ifindex, Family::of(address.ip))
-            };
+            let usable =
+                |address: &Address| served && !world.is_deaf(ifindex, Family::of(address.ip));
             for address in world.addresses_of(bearer).filter(|address| {
                 !address.is_link_local()
                     && is_ours(address)

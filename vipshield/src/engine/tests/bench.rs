@@ -11,7 +11,7 @@ use vipshield_common::guard::withhold;
 use super::{
     super::{
         Action, Address, Answers, Config, Daemon, Engine, EngineStatus, Event, Family, Filter,
-        Heard, Health, Intent, NicStatus, Opening, Phase, Plan, Received, Shunt,
+        Health, Heard, Intent, NicStatus, Opening, Phase, Plan, Received, Shunt,
     },
     adapters::destinations,
     guard::{Guard, View},

@@ -70,6 +70,13 @@ impl Bench {
         self.keepalived().view.has(NIC_INDEX, address(NODE_IP).ip)
     }
 
+    /// What is said of the bridge; that a daemon sends fewer adverts than it should is another matter.
+    fn warned(&self) -> Vec<String> {
+        let mut warnings = self.status().warnings;
+        warnings.retain(|text| !text.contains("none of its adverts leaves"));
+        warnings
+    }
+
     /// The node's address was shown to the daemon.
     fn shown(&self, from: usize) -> usize {
         let shown =
@@ -101,10 +108,10 @@ fn a_bridge_that_never_forwards_is_told_a_deadline_after_the_nic_joined() {
             bench.passes(owner, PAST);
             bench.advance((DEADLINE / 2).saturating_sub(MOMENT));
             assert!(bench.believes() && !bench.released(), "{datapath:?}, owner: {owner}");
-            assert!(bench.status().warnings.is_empty());
+            assert_eq!(bench.warned(), Vec::<String>::new());
             bench.advance(MOMENT);
             assert!(!bench.believes(), "{datapath:?}, owner: {owner}");
-            let [warning] = &bench.status().warnings[..] else { panic!("one warning") };
+            let [warning] = &bench.warned()[..] else { panic!("one warning") };
             assert!(warning.contains("adverts do not get through"), "{warning}");
             let vip = Action::ReplayRemoval { ifindex: NIC_INDEX, address: address(VIP) };
             let told = bench.releases().any(|action| action == vip);
@@ -118,7 +125,7 @@ fn a_bridge_that_never_forwards_is_told_a_deadline_after_the_nic_joined() {
             bench.passes(false, THROUGH);
             assert!(bench.believes(), "{datapath:?}, owner: {owner}");
             assert!(bench.shown(from) > 0 && bench.shunt().over);
-            assert!(bench.status().warnings.is_empty());
+            assert_eq!(bench.warned(), Vec::<String>::new());
             bench.pass(false, THROUGH, 30);
             bench.sequence(Sequence::Unbind);
             assert_eq!(bench.phase(), Phase::Free);
@@ -216,5 +223,5 @@ fn a_carrier_that_was_lost_says_nothing_of_the_bridge() {
     let from = bench.log.len();
     bench.advance(10 * DEADLINE);
     assert!(bench.believes() && bench.shown(from) == 0);
-    assert!(bench.status().warnings.is_empty());
+    assert_eq!(bench.warned(), Vec::<String>::new());
 }
