@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::bpf::BpfObjects;
@@ -167,6 +168,14 @@ impl Vipshield {
     #[must_use]
     pub fn log(&self) -> Vec<LogLine> {
         self.daemon.lines()
+    }
+
+    /// Send it SIGHUP.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn hang_up(&self) -> Result<()> {
+        self.daemon.signal(Signal::SIGHUP)
     }
 
     /// End it with SIGTERM.

@@ -391,9 +391,8 @@ impl Driver {
             Action::Speak { socket, from_anywhere } => {
                 daemons::speak_from_anywhere(daemons::borrow(*socket)?, *from_anywhere)?;
             }
-            Action::Carry { ifindex, old, new } => {
-                let beside = self.engine.carried_beside(*ifindex);
-                carrier.change(*ifindex, old, new, &beside).await?;
+            Action::Carry { ifindex, old, new, detours } => {
+                carrier.change(*ifindex, old, new, detours.as_ref()).await?;
             }
             Action::Shunt { ifindex, shunt } => {
                 let laid = programs.set_shunt(*ifindex, *shunt);

@@ -1,5 +1,6 @@
 //! The scenarios: what is to be proved, each with the assertion that proves it.
 
+mod cleanup;
 mod cluster;
 mod failover;
 mod failures;
@@ -14,6 +15,7 @@ mod owners;
 mod real_failures;
 mod restarts;
 mod rough;
+mod rules;
 mod scene;
 mod scripts;
 mod unseen;
@@ -167,6 +169,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(cluster::scenarios());
     all.extend(failures::scenarios());
     all.extend(left::scenarios());
+    all.extend(cleanup::scenarios());
     all.extend(neighbours::scenarios());
     all.extend(variants::scenarios());
     all.extend(uplinks::scenarios());
@@ -175,6 +178,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(real_failures::scenarios());
     all.extend(restarts::scenarios());
     all.extend(scripts::scenarios());
+    all.extend(rules::scenarios());
     all.extend(unseen::scenarios());
     all.extend(midway::scenarios());
     all.extend(forged::scenarios());

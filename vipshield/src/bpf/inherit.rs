@@ -58,6 +58,11 @@ pub(super) fn left(own: &[u32]) -> io::Result<Vec<Left>> {
     Ok(all)
 }
 
+/// Whether the kernel tells this process of loaded programs.
+pub(super) fn tells() -> bool {
+    loaded_programs().next().is_none_or(|program| program.is_ok())
+}
+
 /// None: it is gone, may not be asked, or is of another version.
 fn known<T, E: Error + 'static>(result: Result<T, E>) -> io::Result<Option<T>> {
     result.map(Some).or_else(|error| {

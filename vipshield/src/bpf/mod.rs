@@ -430,6 +430,13 @@ impl Programs {
     }
 }
 
+/// Whether guards that were left behind can be told from filters of others: the kernel tells of loaded
+/// programs who has `CAP_SYS_ADMIN`.
+#[must_use]
+pub fn tells_of_programs() -> bool {
+    inherit::tells()
+}
+
 /// The cookies of all sockets that carry a filter of some vipshield, but for that whose socket filters
 /// have the ids in `own`. None without `CAP_SYS_ADMIN`.
 pub fn left_sockets(own: &[u32]) -> io::Result<BTreeSet<u64>> {

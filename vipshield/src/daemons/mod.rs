@@ -16,7 +16,7 @@ mod sockopt;
 pub use self::{
     borrow::{BorrowError, borrow},
     cgroup::{CgroupError, cgroup},
-    home::{home, stays},
+    home::{home, is_port},
     proc::ScanError,
     scan::{Kin, Looked, Scanner, Scope},
     socket::{

@@ -17,12 +17,13 @@ impl Engine {
     /// Returns whether what there is to do may be something else now.
     pub(super) fn take_in(&mut self, event: Event, now: Duration) -> bool {
         match event {
-            Event::Snapshot { links, addresses, routes, intents } => {
+            Event::Snapshot { links, addresses, routes, rules, intents } => {
                 for intent in &intents {
                     self.intent_heard(intent, now);
                 }
                 self.flashes.clear();
                 self.begin_with(links, addresses, routes);
+                self.world.list_rules(rules);
             }
             Event::Inherited { names } => self.inherited = names,
             Event::Link { link } => return self.link_seen(link, now),
@@ -73,6 +74,8 @@ impl Engine {
                 self.world.forget_route(ifindex, route);
                 return self.concerns_route(ifindex, &route);
             }
+            Event::Rule { rule } => return self.world.see_rule(rule),
+            Event::RuleRemoved { rule } => return self.world.forget_rule(rule),
             Event::Switch { ifindex, served } => self.world.see_switch(ifindex, served),
             Event::Hint => self.arming.hint(now),
             Event::Turnover => self.turnover_until = Some(now.saturating_add(TURNOVER)),
@@ -376,7 +379,10 @@ impl Engine {
                     nic.policy = None;
                 }
             }
-            Action::Carry { ifindex, old, new } => {
+            Action::Carry { ifindex, old, new, detours } => {
+                if detours.is_some() {
+                    self.detours = None;
+                }
                 if let Some(nic) = self.nics.get_mut(ifindex) {
                     nic.carry.clone_from(old);
                     nic.half_carried = Some(new.clone());

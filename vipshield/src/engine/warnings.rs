@@ -3,8 +3,9 @@
 use super::{
     Engine,
     failed::Failure,
+    nic::Nic,
     unseen::Unseen,
-    world::{Daemon, Filter},
+    world::{Daemon, Family, Filter},
 };
 
 /// Something to mend, and the NIC it is about.
@@ -76,6 +77,11 @@ impl Engine {
                    again"
                 .to_owned(),
         }));
+        findings.extend(self.refused());
+        findings.extend(self.nics.values().filter_map(|nic| {
+            let text = nic.too_many_routes()?;
+            Some(Finding { nic: Some(nic.name.clone()), text })
+        }));
         findings.extend(self.half_deaf().map(|(daemon, nic)| Finding {
             nic: Some(nic.name.clone()),
             text: format!(
@@ -88,6 +94,20 @@ impl Engine {
             ),
         }));
         findings
+    }
+
+    /// The families of which nothing can be carried.
+    fn refused(&self) -> impl Iterator<Item = Finding> {
+        let concerned =
+            |family: &Family| self.nics.values().any(|nic: &Nic| nic.has_to_do_with(*family));
+        Family::ALL.into_iter().filter(concerned).filter_map(|family| {
+            let refusal = self.world.place(family).err()?;
+            let text = format!(
+                "{family} is not carried while a NIC is on its way, which costs packets, because vipshield's \
+                 rules have no place among the others: {refusal}"
+            );
+            Some(Finding { nic: None, text })
+        })
     }
 
     /// VRRP on a virtual interface of a NIC: such a NIC cannot become a port.

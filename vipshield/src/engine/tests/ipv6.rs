@@ -6,7 +6,7 @@ use std::{collections::VecDeque, time::Duration};
 use super::{
     super::{
         Action, Address, CommandSocket, Daemon, Engine, Event, Family, Filter, Intent, Link,
-        MonitorSocket, Phase, Role, SocketId, VrrpSocket,
+        MonitorSocket, Phase, Role, SocketId, VrrpSocket, world::usual,
     },
     bench::{DEADLINE, engine},
     node::{BRIDGE, NIC},
@@ -75,6 +75,7 @@ impl Six {
             links: vec![nic(None)],
             addresses,
             routes: Vec::new(),
+            rules: usual(),
             intents: Vec::new(),
         });
         six
