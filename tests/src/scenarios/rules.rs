@@ -241,7 +241,7 @@ async fn way(lab: &Lab, to: &str, mark: u32) -> Result<String> {
     };
     let words: Vec<&str> = text.split_whitespace().collect();
     let kind = words.first().copied().filter(|word| *word == "local").unwrap_or("on");
-    let said = words.windows(2).filter(|pair| matches!(pair[0], "via" | "dev" | "src"));
+    let said = words.windows(2).filter(|pair| matches!(pair, ["via" | "dev" | "src", _]));
     let said: Vec<String> = said.map(|pair| pair.join(" ")).collect();
     Ok(format!("{kind} {}", said.join(" ")))
 }
