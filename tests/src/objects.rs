@@ -306,6 +306,8 @@ async fn everything(lab: &Lab) -> Result<Vec<Objects>> {
 enum Stage {
     /// It runs, and nothing happens: its filters stand.
     Guarding,
+    /// It was killed and cleaned up after: VRRP sockets are where the NIC's frames arrive.
+    Cleaned,
     /// It is gone.
     Gone,
 }
@@ -373,6 +375,21 @@ pub async fn untouched(lab: &Lab, expected: &[Objects]) -> Result<()> {
         }
         clock::pass(Duration::from_millis(200)).await;
     }
+}
+
+/// vipshield was killed, and cleaned up after: nothing is left, but that VRRP sockets stay on the bridge while
+/// their NIC is a port.
+///
+/// # Errors
+/// Every object that differs, by name.
+pub async fn cleaned(
+    lab: &Lab,
+    expected: &[Objects],
+    aside: &[String],
+    bpf: &BpfObjects,
+) -> Result<()> {
+    equal(lab, expected, aside, Stage::Cleaned, END).await.context("after the clean-up")?;
+    differing(&bpf.left().await).context("after the clean-up")
 }
 
 /// vipshield runs, and is prepared for what may come: but for what bears its marks, the nodes are
@@ -448,6 +465,7 @@ fn sockets(node: &Node, stage: Stage) -> Result<Vec<String>> {
         let mut as_it_was = before.cloned().unwrap_or_else(|| socket.clone());
         let (filter, place) = match stage {
             Stage::Guarding => (socket.is_rtnetlink(), socket.is_vrrp()),
+            Stage::Cleaned => (false, socket.is_vrrp()),
             Stage::Gone => (false, false),
         };
         if filter && socket.filter == Filter::Ebpf {

@@ -240,6 +240,14 @@ impl Vipshield {
         self.daemon.lines()
     }
 
+    /// Send it SIGHUP.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn hang_up(&self) -> Result<()> {
+        self.daemon.signal(Signal::SIGHUP)
+    }
+
     /// End it with SIGTERM.
     ///
     /// # Errors

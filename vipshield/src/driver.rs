@@ -414,22 +414,18 @@ impl Hands for Adapters<'_> {
         monotonic()
     }
 
-    async fn carry_out(
-        &mut self,
-        engine: &Engine,
-        action: &Action,
-    ) -> Result<Result<(), String>, DriverError> {
+    async fn carry_out(&mut self, action: &Action) -> Result<Result<(), String>, DriverError> {
         if let Action::Tell { notice } = action {
             self.tell(notice.clone())?;
             return Ok(Ok(()));
         }
-        let done = timeout(ANSWER, self.try_to(engine, action)).await;
+        let done = timeout(ANSWER, self.try_to(action)).await;
         Ok(done.map_err(Into::into).flatten().map_err(|error| causes(&error)))
     }
 }
 
 impl Adapters<'_> {
-    async fn try_to(&mut self, engine: &Engine, action: &Action) -> Result<(), ActionError> {
+    async fn try_to(&mut self, action: &Action) -> Result<(), ActionError> {
         let Parts { programs, replay, carrier, groups, vips, announcer, probes, scanner, .. } =
             &mut *self.parts;
         match action {
@@ -459,9 +455,8 @@ impl Adapters<'_> {
             Action::Speak { socket, from_anywhere } => {
                 daemons::speak_from_anywhere(daemons::borrow(*socket)?, *from_anywhere)?;
             }
-            Action::Carry { ifindex, old, new } => {
-                let beside = engine.carried_beside(*ifindex);
-                carrier.change(*ifindex, old, new, &beside).await?;
+            Action::Carry { ifindex, old, new, detours } => {
+                carrier.change(*ifindex, old, new, detours.as_ref()).await?;
             }
             Action::Shunt { ifindex, shunt } => {
                 let laid = programs.set_shunt(*ifindex, *shunt);

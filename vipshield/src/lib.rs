@@ -18,6 +18,7 @@ pub mod cli;
 pub mod daemons;
 pub mod driver;
 pub mod engine;
+pub mod hangup;
 pub mod metrics;
 pub mod net;
 pub mod status;

@@ -1,5 +1,7 @@
 //! `vipshield`: configuration, runtime, end. What it does is in the library.
 
+mod cleanup;
+
 use std::{
     io::{self, Write as _},
     path::Path,
@@ -16,12 +18,13 @@ use tokio::{
     task::LocalSet,
 };
 use vipshield::{
-    bpf::{self, BPFFS, Pins, Programs},
+    bpf::{BPFFS, Pins, Programs},
     claim::claim,
-    cli::{Cleanup, Cli, Command, Metrics, Output, Query, Run},
-    daemons::{self, Looked, Probes, Scanner, Scope},
+    cli::{Cli, Command, Metrics, Output, Query, Run},
+    daemons::{Probes, Scanner},
     driver::{Driver, Parts, forward_ebpf_log},
-    engine::{Config, Daemon, Event, Family, Filter, Health, Link, Role, VrrpSocket},
+    engine::{Config, Health},
+    hangup::ignore_hangup,
     metrics,
     net::{Announcer, Carrier, Groups, Monitor, OWN, Replay, Vips},
     status::{self, Answer, ClientError, Request, Server},
@@ -51,7 +54,10 @@ fn start(command: Command) -> Result<ExitCode> {
         Command::Run(options) => LocalSet::new().block_on(&runtime()?, run(options))?,
         Command::Status(query) => return print(&query, Request::Status),
         Command::Events(query) => return print(&query, Request::Events),
-        Command::Cleanup(options) => runtime()?.block_on(cleanup(options))?,
+        Command::Cleanup(options) => runtime()?.block_on(async {
+            let _only = claim()?;
+            cleanup::clean_up(options.daemons).await
+        })?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "vipshield", &mut io::stdout());
         }
@@ -65,6 +71,7 @@ fn runtime() -> Result<Runtime> {
 
 async fn run(options: Run) -> Result<()> {
     let _only = claim()?;
+    ignore_hangup().context("waiting for SIGHUP")?;
     // What it does takes microseconds, and somebody else's traffic waits for it.
     if let Err(error) = setpriority_process(None, HIGHEST_PRIORITY) {
         debug!("its priority stays at the default (needs CAP_SYS_NICE): {error}");
@@ -80,7 +87,7 @@ async fn run(options: Run) -> Result<()> {
     let (connection, handle, _) = rtnetlink::new_connection().context("an rtnetlink socket")?;
     tokio::spawn(connection);
     let carrier = Carrier::new(handle.clone());
-    let swept = sweep(&carrier).await?;
+    let swept = cleanup::sweep(&carrier).await?;
     if swept > 0 {
         info!("{swept} objects of an earlier vipshield taken back");
     }
@@ -169,110 +176,4 @@ fn print(query: &Query, request: Request) -> Result<ExitCode> {
         },
         Answer::Events(_) | Answer::Refused { .. } => ExitCode::SUCCESS,
     })
-}
-
-/// Moves the VRRP sockets of a daemon that a vipshield has moved back to their NIC. Returns from
-/// where to where.
-fn give_back_sockets(daemon: &Daemon, links: &[Link]) -> Result<Vec<(u32, u32)>> {
-    let mut homes = Vec::new();
-    let mut open = Vec::new();
-    for socket in &daemon.vrrp {
-        open.push((socket, daemons::borrow(socket.id)?));
-    }
-    let joined = |to: &VrrpSocket| -> Vec<u32> {
-        let alike = open.iter().filter(|(one, _)| (one.bound, one.family) == (to.bound, to.family));
-        let on = |(one, file): &(&VrrpSocket, _)| {
-            let member = |link: &&Link| daemons::is_member(file, one.family, link.ifindex);
-            links.iter().filter(member).map(|link| link.ifindex).collect::<Vec<_>>()
-        };
-        alike.flat_map(on).collect()
-    };
-    for (socket, file) in &open {
-        if socket.family == Family::Ipv6 {
-            daemons::speak_from_anywhere(file, false)
-                .with_context(|| format!("{} {}, {}", daemon.name, daemon.pid, socket.id))?;
-        }
-        let joined = joined(socket);
-        if let Some(nic) = daemons::home(socket, &joined, links) {
-            if !daemons::stays(&joined, nic, links) {
-                daemons::rebind(file, socket.family, socket.bound.as_slice(), nic, nic)
-                    .with_context(|| format!("{} {}, {}", daemon.name, daemon.pid, socket.id))?;
-                info!("{} {}: {} is back on interface {nic}", daemon.name, daemon.pid, socket.id);
-            }
-            homes.extend(socket.bound.map(|from| (from, nic)));
-        }
-    }
-    Ok(homes)
-}
-
-/// Moves VIPs that a vipshield has moved back to the NIC where their daemon had put them, and will
-/// look for them; if no daemon runs, they are nobody's. Returns how many.
-async fn give_back_vips(vips: &Vips, found: &[Daemon], homes: &[(u32, u32)]) -> Result<usize> {
-    let moved = vips.moved().await.context("listing addresses")?;
-    let orphaned = found.iter().all(|daemon| daemon.role != Role::Vrrp);
-    let mut returned = 0;
-    for (ifindex, address) in moved {
-        let home = homes.iter().find(|(from, _)| *from == ifindex);
-        match home {
-            Some((_, nic)) => vips.give_back(address, ifindex, *nic).await?,
-            None if orphaned => vips.remove(ifindex, address).await?,
-            None => continue,
-        }
-        info!("{address} is off interface {ifindex}");
-        returned += 1;
-    }
-    Ok(returned)
-}
-
-/// Takes the guards of a vipshield that is gone off the daemons, moves their VRRP sockets back, and
-/// takes its routes, rules and addresses off the node.
-async fn cleanup(options: Cleanup) -> Result<()> {
-    let _only = claim()?;
-    let mut scanner = Scanner::new(options.daemons)?;
-    let Looked { daemons: found, .. } = scanner.scan(Scope::All)?;
-    let (connection, handle, _) = rtnetlink::new_connection().context("an rtnetlink socket")?;
-    tokio::spawn(connection);
-    let mut cleaned = 0;
-    let left_behind =
-        |daemon: &&Daemon| daemon.monitors.iter().any(|monitor| monitor.filter == Filter::Stale);
-    let moved: Vec<&Daemon> = found.iter().filter(left_behind).collect();
-    let vips = Vips::new(handle.clone(), handle.clone());
-    let mut homes = Vec::new();
-    if let Event::Snapshot { links, .. } = Monitor::open(handle.clone())?.snapshot().await? {
-        for daemon in moved {
-            homes.extend(give_back_sockets(daemon, &links)?);
-        }
-    }
-    let returned = give_back_vips(&vips, &found, &homes).await?;
-    for daemon in &found {
-        let monitors = daemon.monitors.iter().map(|monitor| (monitor.id, monitor.filter));
-        let commands = daemon.commands.iter().map(|command| (command.id, command.filter));
-        for (id, _) in monitors.chain(commands).filter(|(_, filter)| *filter == Filter::Stale) {
-            let socket = daemons::borrow(id)?;
-            daemons::detach_filter(socket)
-                .with_context(|| format!("{} {}, {id}", daemon.name, daemon.pid))?;
-            info!("{} {}: vipshield's filter is off {id}", daemon.name, daemon.pid);
-            cleaned += 1;
-        }
-    }
-    let swept = returned + sweep(&Carrier::new(handle)).await?;
-    let pins = Pins::new(Path::new(BPFFS), scanner.namespace());
-    if pins.remove().context("tables in a bpffs")? {
-        info!("what was pinned in {BPFFS} is gone");
-    }
-    info!(
-        "{} daemons looked at, {cleaned} filters taken off; {swept} routes, rules, addresses and \
-         classifiers taken back",
-        found.len()
-    );
-    Ok(())
-}
-
-/// Takes back what a vipshield that was killed has left in this network namespace, but for the
-/// guards. Returns how many objects that were.
-async fn sweep(carrier: &Carrier) -> Result<usize> {
-    let swept = carrier.sweep().await?;
-    let classified = bpf::sweep_classifiers().context("listing interfaces")?;
-    carrier.release_clsact(&classified).await?;
-    Ok(swept + classified.len())
 }

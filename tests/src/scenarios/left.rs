@@ -106,7 +106,11 @@ async fn left(
     let mut hook = Before::new(kind, async || {
         ended = async {
             finish(context, lab, vipshield, end).await?;
-            objects::gone(lab, &then, &vips, &bpf).await.context("in the middle")
+            let left = match end {
+                End::Stopped => objects::gone(lab, &then, &vips, &bpf).await,
+                End::Killed => objects::cleaned(lab, &then, &vips, &bpf).await,
+            };
+            left.context("in the middle")
         }
         .await;
         Verdict::Continue
@@ -117,6 +121,10 @@ async fn left(
     drop(hook);
     ended?;
     replayed?;
+    if end == End::Killed {
+        // What stayed on the bridge has its NIC back.
+        Vipshield::cleanup(&context.vipshield, lab.node(0)?, lab.token()).await?;
+    }
     objects::gone(lab, at_last, &vips, &bpf).await.context("at last")?;
     again(context, lab, sequence, at_last, &vips).await.context("begun again")
 }

@@ -1,5 +1,6 @@
 //! The scenarios: what is to be proved, each with the assertion that proves it.
 
+mod cleanup;
 mod cluster;
 mod deaf;
 mod failover;
@@ -18,6 +19,7 @@ mod owners;
 mod real_failures;
 mod restarts;
 mod rough;
+mod rules;
 mod scene;
 mod scripts;
 mod strangers;
@@ -181,6 +183,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(cluster::scenarios());
     all.extend(failures::scenarios());
     all.extend(left::scenarios());
+    all.extend(cleanup::scenarios());
     all.extend(neighbours::scenarios());
     all.extend(variants::scenarios());
     all.extend(uplinks::scenarios());
@@ -190,6 +193,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(real_failures::scenarios());
     all.extend(restarts::scenarios());
     all.extend(scripts::scenarios());
+    all.extend(rules::scenarios());
     all.extend(switches::scenarios());
     all.extend(unseen::scenarios());
     all.extend(strangers::scenarios());

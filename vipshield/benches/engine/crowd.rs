@@ -6,7 +6,7 @@ use std::{collections::VecDeque, net::IpAddr, time::Duration};
 use vipshield::{
     engine::{
         Action, Address, CommandSocket, Config, Daemon, Engine, Event, Family, Filter, Heard, Link,
-        MonitorSocket, Role, Route, SocketId, VrrpSocket,
+        MonitorSocket, Role, Route, Rule, RuleKind, SocketId, VrrpSocket,
     },
     wire::{Advert, Arp, Authentication, Checksum, Content, Frame, Mac, Operation, Version},
 };
@@ -94,6 +94,18 @@ pub(crate) struct Crowd {
     now: Duration,
 }
 
+/// What every node has.
+fn rules() -> Vec<Rule> {
+    let rules = |family| {
+        [(0, RuleKind::Local), (32_766, RuleKind::Main)].map(|(priority, kind)| Rule {
+            family,
+            priority,
+            kind,
+        })
+    };
+    Family::ALL.into_iter().flat_map(rules).collect()
+}
+
 impl Crowd {
     /// With so many interfaces of pods.
     pub(crate) fn new(place: Place, pods: u32) -> Self {
@@ -121,6 +133,7 @@ impl Crowd {
             routes: std::iter::once((crowd.holder(), default_route()))
                 .chain(numbers.map(|number| (FIRST_POD + number, pod_route(number))))
                 .collect(),
+            rules: rules(),
         });
         crowd.tell(Event::Daemons { daemons: vec![keepalived(crowd.holder())] });
         // What is new settles.

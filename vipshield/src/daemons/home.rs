@@ -96,12 +96,12 @@ pub fn home(socket: &VrrpSocket, joined: &[u32], links: &[Link]) -> Option<u32> 
     port.or_else(twin).map(|link| link.ifindex)
 }
 
-/// Whether a VRRP socket that belongs to `nic` is best left where it is bound. Nothing tells of one
-/// that is a member of no group whether its daemon found the bridge by the NIC's name and made it
-/// there; and as long as the NIC is a port, it would hear nobody there.
+/// Whether a NIC is a port: a VRRP socket that belongs to it hears nobody there, and is best left where it
+/// is bound.
 #[must_use]
-pub fn stays(joined: &[u32], nic: u32, links: &[Link]) -> bool {
-    joined.is_empty() && links.iter().any(|link| link.ifindex == nic && link.master.is_some())
+pub fn is_port(nic: u32, links: &[Link]) -> bool {
+    let master = links.iter().find(|link| link.ifindex == nic).and_then(|link| link.master);
+    links.iter().any(|link| link.takes_ports() && master == Some(link.ifindex))
 }
 
 #[cfg(test)]
@@ -152,9 +152,10 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_of_no_group_stays_as_long_as_the_nic_is_a_port() {
-        assert!(stays(&[], NIC, &links(Some(BRIDGE))));
-        assert!(!stays(&[], NIC, &links(None)));
-        assert!(!stays(&[NIC, BRIDGE], NIC, &links(Some(BRIDGE))));
+    fn a_nic_is_a_port_of_what_takes_ports() {
+        assert!(is_port(NIC, &links(Some(BRIDGE))));
+        assert!(!is_port(NIC, &links(None)));
+        assert!(!is_port(NIC, &links(Some(1))), "of a VRF, say");
+        assert!(!is_port(7, &links(Some(BRIDGE))), "there is none");
     }
 }

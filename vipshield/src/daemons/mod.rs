@@ -20,7 +20,7 @@ mod speakers;
 pub use self::{
     borrow::{BorrowError, borrow},
     cgroup::{CgroupError, cgroup},
-    home::{home, stays},
+    home::{home, is_port},
     mark::{Mark, is_marked, set_mark},
     privilege::Privilege,
     probe::Probes,

@@ -29,11 +29,7 @@ pub trait Hands {
     fn now(&self) -> Result<Duration, Self::Error>;
 
     /// Carries out an action. The inner error is what the engine is told of one that failed.
-    async fn carry_out(
-        &mut self,
-        engine: &Engine,
-        action: &Action,
-    ) -> Result<Result<(), String>, Self::Error>;
+    async fn carry_out(&mut self, action: &Action) -> Result<Result<(), String>, Self::Error>;
 }
 
 /// See the [module](self).
@@ -93,7 +89,7 @@ impl Work {
         self.engine.handle_all(seen, hands.now()?);
         while let Some(action) = self.engine.poll_action() {
             let done = if hands.now()? < self.until || self.engine.is_stopping() {
-                hands.carry_out(&self.engine, &action).await?
+                hands.carry_out(&action).await?
             } else {
                 Err(PUT_OFF.to_owned())
             };
@@ -203,11 +199,7 @@ mod tests {
             Ok(self.now)
         }
 
-        async fn carry_out(
-            &mut self,
-            _: &Engine,
-            action: &Action,
-        ) -> Result<Result<(), String>, Infallible> {
+        async fn carry_out(&mut self, action: &Action) -> Result<Result<(), String>, Infallible> {
             let kind = kind(action);
             let freezes = self.frozen.as_ref() == Some(&kind);
             if !matches!(action, Action::Tell { .. } | Action::Finish) {
@@ -328,6 +320,7 @@ mod tests {
                     links: vec![link(NIC, "ens192", None, None)],
                     addresses,
                     routes: Vec::new(),
+                    rules: Vec::new(),
                 },
             ]);
             self.wake([Event::Daemons { daemons: vec![daemon()] }]);

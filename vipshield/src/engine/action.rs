@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, net::IpAddr};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    carry::{Plan, Shunt},
+    carry::{Detours, Plan, Shunt},
     names::Opening,
     notice::Notice,
     watch::Answers,
@@ -109,6 +109,8 @@ pub enum Action {
         old: Vec<Plan>,
         /// What is to be.
         new: Plan,
+        /// All rules that are to be, for whichever NIC; none if they are as they should be.
+        detours: Option<Detours>,
     },
     /// Lay the shunt of a NIC anew.
     Shunt {

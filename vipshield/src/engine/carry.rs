@@ -3,9 +3,15 @@
 //! Make before break: for as long as a plan is in force, the NIC's addresses are delivered to this
 //! node wherever they are, and what used to leave through the NIC still does.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
+
+use super::world::{Family, Place};
 
 /// A route of the main table with one next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -76,17 +82,47 @@ impl Plan {
             || self.routes.iter().any(|route| route.destination.is_ipv4())
     }
 
-    /// The destinations of one family that rules are needed for, the longest prefix first.
-    #[must_use]
-    pub fn prefixes(&self, ipv6: bool) -> Vec<(IpAddr, u8)> {
-        let prefixes: BTreeSet<(u8, IpAddr)> = self
-            .routes
-            .iter()
-            .filter(|route| route.destination.is_ipv6() == ipv6)
-            .map(|route| (route.prefix_len, route.destination))
-            .collect();
-        prefixes.into_iter().rev().map(|(prefix_len, ip)| (ip, prefix_len)).collect()
+    /// The lengths of the prefixes that it has routes to, of one family.
+    fn lengths(&self, family: Family) -> impl Iterator<Item = u8> {
+        let of_family = move |route: &&Route| Family::of(route.destination) == family;
+        self.routes.iter().filter(of_family).map(|route| route.prefix_len)
     }
+}
+
+/// The rules of one family by which the tables of all plans are the way.
+///
+/// They name no destination: for each length of a prefix the main table is asked first, without its routes
+/// of that length and shorter ones, and then the spare table, without its shorter ones. So there are as many
+/// as there are lengths, however many routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Detour {
+    /// Where they are.
+    pub place: Place,
+    /// Prefix lengths of the routes in use.
+    pub in_use: BTreeSet<u8>,
+    /// Prefix lengths of the routes that stand by.
+    pub standby: BTreeSet<u8>,
+}
+
+/// All of them; a family without any is left out.
+pub type Detours = BTreeMap<Family, Detour>;
+
+/// The rules that these plans need. `place`: where those of a family go, if they can be anywhere.
+pub(super) fn detours<'a>(
+    plans: impl Iterator<Item = &'a Plan> + Clone,
+    place: impl Fn(Family) -> Option<Place>,
+) -> Detours {
+    let all = Family::ALL.into_iter().filter_map(|family| {
+        let lengths = |in_use| {
+            let plans = plans.clone().filter(move |plan| plan.in_use == in_use);
+            plans.flat_map(move |plan| plan.lengths(family)).collect::<BTreeSet<u8>>()
+        };
+        let (in_use, standby) = (lengths(true), lengths(false));
+        let is_needed = !in_use.is_empty() || !standby.is_empty();
+        let place = place(family).filter(|_| is_needed)?;
+        Some((family, Detour { place, in_use, standby }))
+    });
+    all.collect()
 }
 
 /// NIC and bearer as one wire, past the bridge between them, in the moments in which the bridge
@@ -140,19 +176,29 @@ mod tests {
     }
 
     #[test]
-    fn rules_go_from_the_longest_prefix_to_the_shortest_and_once_each() {
-        let plan = Plan {
-            routes: BTreeSet::from([
-                route("0.0.0.0", 0, 100),
-                route("0.0.0.0", 0, 200),
-                route("192.0.2.0", 24, 0),
-                route("198.51.100.7", 32, 0),
-                route("2001:db8::", 64, 256),
-            ]),
+    fn rules_are_for_lengths_of_prefixes_not_for_destinations() {
+        let plan = |in_use, routes: &[Route]| Plan {
+            routes: routes.iter().copied().collect(),
+            in_use,
             ..Plan::default()
         };
-        let lengths: Vec<u8> = plan.prefixes(false).iter().map(|(_, length)| *length).collect();
-        assert_eq!(lengths, [32, 24, 0]);
-        assert_eq!(plan.prefixes(true).len(), 1);
+        let used = plan(
+            true,
+            &[
+                route("0.0.0.0", 0, 100),
+                route("192.0.2.0", 24, 0),
+                route("198.51.100.0", 24, 0),
+                route("2001:db8::", 64, 256),
+            ],
+        );
+        let spare = plan(false, &[route("0.0.0.0", 0, 200), route("198.51.100.7", 32, 0)]);
+        let place = Place { priority: 7, turn: 0 };
+        let found = detours([&used, &spare, &used].into_iter(), |_| Some(place));
+        let [four, six] = [Family::Ipv4, Family::Ipv6].map(|family| &found[&family]);
+        assert_eq!((&four.in_use, &four.standby), (&[0, 24].into(), &[0, 32].into()));
+        assert_eq!((&six.in_use, &six.standby), (&[64].into(), &[].into()));
+        let refused = |family| (family == Family::Ipv6).then_some(place);
+        assert_eq!(detours([&used].into_iter(), refused).len(), 1);
+        assert!(detours([&Plan::default()].into_iter(), |_| Some(place)).is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     Engine,
     action::Action,
-    carry::Plan,
+    carry::{Detours, Plan},
     notice::Weight,
     tell,
     world::{Address, Filter},
@@ -27,9 +27,11 @@ impl Engine {
                     last.push(Action::Rebind { socket: *socket, nic: nic.ifindex, to });
                 }
             }
-            if nic.is_carried() {
-                let old = nic.carried();
-                last.push(Action::Carry { ifindex: nic.ifindex, old, new: Plan::default() });
+            let detours = Detours::new();
+            if nic.is_carried() || self.detours.as_ref() != Some(&detours) {
+                let (old, new) = (nic.carried(), Plan::default());
+                let detours = Some(detours);
+                last.push(Action::Carry { ifindex: nic.ifindex, old, new, detours });
             }
             if nic.shunt.is_some() || nic.half_laid {
                 last.push(Action::Shunt { ifindex: nic.ifindex, shunt: None });
@@ -62,11 +64,6 @@ impl Engine {
             for socket in &sockets {
                 last.push(Action::ResyncLink { socket: *socket, ifindex: nic.ifindex });
             }
-        }
-        for nic in self.nics.values_mut() {
-            // None keeps what another takes back.
-            nic.carry = vec![Plan::default()];
-            nic.half_carried = None;
         }
         last.extend(self.end_of_watch());
         let commands = self.world.daemons.values().flat_map(|daemon| &daemon.commands);

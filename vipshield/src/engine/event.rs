@@ -11,7 +11,7 @@ use super::{
     probe::Received,
     speakers::Speaker,
     vips::Intent,
-    world::{Address, Daemon, Link},
+    world::{Address, Daemon, Link, Rule},
 };
 
 /// Something was seen, or an action ended. Whatever it is, it only wakes the engine: decisions
@@ -19,7 +19,7 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// All links, addresses and routes: at start, and after events were lost.
+    /// All links, addresses, routes and rules: at start, and after events were lost.
     Snapshot {
         /// Every link.
         links: Vec<Link>,
@@ -27,6 +27,8 @@ pub enum Event {
         addresses: Vec<(u32, Address)>,
         /// Every route of the main table with its interface index, or 0.
         routes: Vec<(u32, Route)>,
+        /// Every rule of others, in the kernel's order.
+        rules: Vec<Rule>,
     },
     /// A link appeared or changed.
     Link {
@@ -112,6 +114,16 @@ pub enum Event {
         ifindex: u32,
         /// The route.
         route: Route,
+    },
+    /// Somebody added a routing rule.
+    Rule {
+        /// The rule.
+        rule: Rule,
+    },
+    /// Somebody's routing rule is gone.
+    RuleRemoved {
+        /// The rule.
+        rule: Rule,
     },
     /// Whether a switch that NICs are ports of takes new flows. Without it what is new gets nowhere, and what
     /// was under way goes on.

@@ -91,9 +91,9 @@ impl Engine {
                         && self.world.has_ip(*ifindex, address.ip))
             }
             Action::ClearPolicy { name, .. } => !self.nics.values().any(|nic| nic.name == *name),
-            Action::Carry { ifindex, .. } | Action::Shunt { ifindex, .. } => {
-                !self.nics.contains_key(ifindex)
-            }
+            // The kernel took all that was on it, and any other NIC sees to the rules.
+            Action::Carry { .. } => self.nics.is_empty(),
+            Action::Shunt { ifindex, .. } => !self.nics.contains_key(ifindex),
             Action::RemoveVip { ifindex, address } => {
                 self.world.vips.is_given_up(address.ip) && self.world.has_ip(*ifindex, address.ip)
             }

@@ -38,7 +38,10 @@ impl Engine {
         tell(&mut self.actions, weight, Some(&nic.name), why.to_owned());
         let old = nic.carried();
         self.want(Action::ClearPolicy { ifindex, name: nic.name });
-        self.want(Action::Carry { ifindex, old, new: Plan::default() });
+        let new = Plan::default();
+        let detours = Some(self.detours_with(ifindex, &new));
+        self.detours.clone_from(&detours);
+        self.want(Action::Carry { ifindex, old, new, detours });
         self.want(Action::Shunt { ifindex, shunt: None });
     }
 

@@ -17,9 +17,10 @@ impl Engine {
     /// Returns whether what there is to do may be something else now.
     pub(super) fn take_in(&mut self, event: Event, now: Duration) -> bool {
         match event {
-            Event::Snapshot { links, addresses, routes } => {
+            Event::Snapshot { links, addresses, routes, rules } => {
                 self.flashes.clear();
                 self.begin_with(links, addresses, routes);
+                self.world.list_rules(rules);
             }
             Event::Inherited { names } => self.inherited = names,
             Event::Link { link } => return self.link_seen(link, now),
@@ -80,6 +81,8 @@ impl Engine {
             }
             Event::Switch { ifindex, served } => self.world.see_switch(ifindex, served, now),
             Event::Received { adverts } => return self.received(&adverts, now),
+            Event::Rule { rule } => return self.world.see_rule(rule),
+            Event::RuleRemoved { rule } => return self.world.forget_rule(rule),
             Event::Hint => self.arming.hint(now),
             Event::Turnover => self.turnover_until = Some(now.saturating_add(TURNOVER)),
             Event::Speakers { speakers } => {
@@ -409,7 +412,10 @@ impl Engine {
                     nic.policy = None;
                 }
             }
-            Action::Carry { ifindex, old, new } => {
+            Action::Carry { ifindex, old, new, detours } => {
+                if detours.is_some() {
+                    self.detours = None;
+                }
                 if let Some(nic) = self.nics.get_mut(ifindex) {
                     nic.carry.clone_from(old);
                     nic.half_carried = Some(new.clone());

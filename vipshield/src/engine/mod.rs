@@ -50,7 +50,7 @@ use std::{
 
 pub use self::{
     action::Action,
-    carry::{Plan, Route, Shunt, Trigger},
+    carry::{Detour, Detours, Plan, Route, Shunt, Trigger},
     event::{About, Event, Withheld},
     health::Health,
     heard::Heard,
@@ -66,8 +66,8 @@ pub use self::{
     vips::Intent,
     watch::Answers,
     world::{
-        Address, CommandSocket, Daemon, Family, Filter, Link, MonitorSocket, Role, SocketId,
-        VrrpSocket, World,
+        Address, CommandSocket, Daemon, Family, Filter, Link, MonitorSocket, Place, Role, Rule,
+        RuleKind, SocketId, VrrpSocket, World,
     },
 };
 use self::{
@@ -120,6 +120,8 @@ pub struct Engine {
     config: Config,
     world: World,
     nics: BTreeMap<u32, Nic>,
+    /// The rules by which all NICs are carried for, as last asked for; none if what there is is not known.
+    detours: Option<Detours>,
     /// NICs of a vipshield that is gone, by the names under which daemons know them.
     inherited: BTreeMap<u32, String>,
     /// IPv6 addresses whose loss was said again, on which interface, and until when to expect to hear
@@ -198,6 +200,7 @@ impl Engine {
             config,
             world: World::default(),
             nics: BTreeMap::new(),
+            detours: Some(Detours::new()),
             inherited: BTreeMap::new(),
             flashes: Vec::new(),
             grants: Grants::default(),
@@ -428,18 +431,22 @@ impl Engine {
     fn carry(&mut self, ifindex: u32, now: Duration) {
         let Some(nic) = self.nics.get(&ifindex) else { return };
         let new = nic.wanted_carry(&self.world, self.arming.is_armed(), now);
+        let detours = Some(self.detours_with(ifindex, &new));
+        let news = self.detours != detours;
         let old = match &nic.half_carried {
             // The same again.
             Some(half) if *half == new => nic.carry.clone(),
             Some(_) => nic.carried(),
-            None if nic.carry == [new.clone()] => return,
+            None if nic.carry == [new.clone()] && !news => return,
             None => nic.carry.clone(),
         };
-        if self.want(Action::Carry { ifindex, old, new: new.clone() })
+        let asked = detours.clone().filter(|_| news);
+        if self.want(Action::Carry { ifindex, old, new: new.clone(), detours: asked })
             && let Some(nic) = self.nics.get_mut(&ifindex)
         {
             nic.carry = vec![new];
             nic.half_carried = None;
+            self.detours = detours;
         }
     }
 
@@ -544,12 +551,13 @@ impl Engine {
         plans.filter(|(_, plan)| !plan.is_empty())
     }
 
-    /// What may be in force for other NICs than this one, in part or wholly: they may need the same
-    /// rules.
-    #[must_use]
-    pub fn carried_beside(&self, ifindex: u32) -> Vec<Plan> {
+    /// The rules that are needed if this is carried for a NIC, beside what may be in force for others, in
+    /// part or wholly.
+    fn detours_with(&self, ifindex: u32, new: &Plan) -> Detours {
         let others = self.nics.values().filter(|nic| nic.ifindex != ifindex);
-        others.flat_map(Nic::carried).filter(|plan| !plan.is_empty()).collect()
+        let others: Vec<Plan> = others.flat_map(Nic::carried).collect();
+        let place = |family| self.world.place(family).ok();
+        carry::detours(others.iter().chain([new]), place)
     }
 }
 

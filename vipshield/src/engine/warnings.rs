@@ -9,7 +9,7 @@ use super::{
     speakers::Speaker,
     unseen::Unseen,
     vips::MAX_ADDRESSES,
-    world::{Daemon, Filter, Link},
+    world::{Daemon, Family, Filter, Link},
 };
 
 /// Something to mend, and the NIC it is about.
@@ -122,6 +122,11 @@ impl Engine {
             );
             Some(Finding { nic: Some(nic.name.clone()), text, grave: false })
         }));
+        findings.extend(self.refused());
+        findings.extend(self.nics.values().filter_map(|nic| {
+            let text = nic.too_many_routes()?;
+            Some(Finding { nic: Some(nic.name.clone()), text, grave: false })
+        }));
         findings.extend(self.half_deaf().map(|(daemon, nic)| Finding {
             nic: Some(nic.name.clone()),
             grave: false,
@@ -149,6 +154,20 @@ impl Engine {
              get on; start it again"
         };
         Some(Finding { nic: Some(nic.name.clone()), text: text.to_owned(), grave: false })
+    }
+
+    /// The families of which nothing can be carried.
+    fn refused(&self) -> impl Iterator<Item = Finding> {
+        let concerned =
+            |family: &Family| self.nics.values().any(|nic: &Nic| nic.has_to_do_with(*family));
+        Family::ALL.into_iter().filter(concerned).filter_map(|family| {
+            let refusal = self.world.place(family).err()?;
+            let text = format!(
+                "{family} is not carried while a NIC is on its way, which costs packets, because vipshield's \
+                 rules have no place among the others: {refusal}"
+            );
+            Some(Finding { nic: None, text, grave: false })
+        })
     }
 
     /// VRRP on a virtual interface of a NIC: such a NIC cannot become a port.

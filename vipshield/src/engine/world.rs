@@ -9,6 +9,7 @@ mod daemon;
 mod index;
 mod links;
 mod routes;
+mod rules;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,12 +17,16 @@ use std::{
     time::Duration,
 };
 
+pub(super) use self::rules::Refusal;
+#[cfg(test)]
+pub(super) use self::rules::usual;
 pub use self::{
     addresses::Address,
     daemon::{CommandSocket, Daemon, Family, Filter, MonitorSocket, Role, SocketId, VrrpSocket},
     links::Link,
+    rules::{Place, Rule, RuleKind},
 };
-use self::{addresses::Addresses, links::Links, routes::Routes};
+use self::{addresses::Addresses, links::Links, routes::Routes, rules::Rules};
 use super::{carry::Route, vips::Vips};
 
 /// Everything observed.
@@ -30,6 +35,7 @@ pub struct World {
     links: Links,
     addresses: Addresses,
     routes: Routes,
+    rules: Rules,
     /// Switches that take no new flows, since when.
     unserved: BTreeMap<u32, Duration>,
     /// NICs whose daemons do not hear adverts that reach this node.
@@ -125,6 +131,21 @@ impl World {
         self.routes.set(ifindex, route);
     }
 
+    /// All rules of others, in the kernel's order.
+    pub(super) fn list_rules(&mut self, rules: Vec<Rule>) {
+        self.rules.list(rules);
+    }
+
+    /// A rule of somebody else's appeared. Returns whether vipshield's are to be elsewhere now.
+    pub(super) fn see_rule(&mut self, rule: Rule) -> bool {
+        self.rules.see(rule)
+    }
+
+    /// The same of one that is gone.
+    pub(super) fn forget_rule(&mut self, rule: Rule) -> bool {
+        self.rules.forget(rule)
+    }
+
     /// A route is gone.
     pub(super) fn forget_route(&mut self, ifindex: u32, route: Route) {
         self.routes.remove(ifindex, route);
@@ -202,6 +223,11 @@ impl World {
     #[must_use]
     pub fn outranks(&self, route: &Route, others: impl Fn(u32) -> bool) -> bool {
         self.routes.better(route).any(others)
+    }
+
+    /// Where among the rules of others vipshield's go, or why nowhere.
+    pub(super) fn place(&self, family: Family) -> Result<Place, Refusal> {
+        self.rules.place(family)
     }
 
     /// Whether an interface has this address, whatever the length of its prefix.

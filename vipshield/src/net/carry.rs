@@ -5,10 +5,10 @@
 //!   `net/ipv4/fib_frontend.c`). Kube-OVN leaves link-local addresses alone.
 //! - A local route for each address through the NIC, worse than the kernel's own, so that packets to
 //!   it are delivered while it is on no interface.
-//! - The spare table with the NIC's routes, and for each destination two rules before the main
-//!   table's: routes of the main table that are more specific still win, and everything else takes
-//!   the spare table. Without the first, a pod's host route would lose to the NIC's default route.
-//!   The table is one for all NICs, and so are rules for the same destination.
+//! - The spare table with the NIC's routes, and for each length of a prefix rules right before the main
+//!   table's ([`detours`]): routes of the main table that are more specific still win, and everything else
+//!   takes the spare table. Without the first, a pod's host route would lose to the NIC's default route.
+//!   Table and rules are one for all NICs.
 //! - What stands by has a table of its own, and rules that come to it when the main table has no route to
 //!   the destination any more.
 //!
@@ -20,27 +20,32 @@
 //!
 //! All of it bears vipshield's protocol number ([`PROTOCOL`]), so that [`Carrier::sweep`] finds it.
 
+mod detours;
 mod objects;
 
 use std::{collections::BTreeSet, net::IpAddr};
 
-use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all};
+use futures_util::{
+    StreamExt as _, TryStreamExt as _,
+    future::{join, join_all},
+};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    route::RouteMessage,
-    rule::{RuleAttribute, RuleMessage},
+    AddressFamily, RouteNetlinkMessage, route::RouteMessage, rule::RuleMessage,
 };
-use rtnetlink::{Handle, IpVersion, try_nl};
+use rtnetlink::{Handle, try_nl};
 use thiserror::Error;
 
-use self::objects::{Object, default_rule, objects, rules};
+use self::{
+    detours::{idle_rule, rules},
+    objects::{Object, objects},
+};
 use super::{
     clsact::{self, ClsactError},
     own::{self, ANCHOR, OWN, STAND_IN},
-    route,
+    route, rule,
 };
-use crate::engine::Plan;
+use crate::engine::{Detours, Plan};
 
 /// Route and rule protocol: says whose they are. Not in `/etc/iproute2/rt_protos`.
 pub const PROTOCOL: u8 = 118;
@@ -79,7 +84,7 @@ impl Carrier {
     /// `net/ipv4/fib_rules.c`), and finds none of them for a moment. Within a sequence that would
     /// cost packets.
     pub async fn prepare(&self) -> Result<(), CarryError> {
-        let rule = default_rule();
+        let rule = Object::Rule(Box::new(idle_rule()));
         for add in [true, false] {
             settled(add, self.set(&rule, add).await)
                 .map_err(|source| CarryError { what: format!("preparing {rule}"), source })?;
@@ -87,20 +92,37 @@ impl Carrier {
         Ok(())
     }
 
-    /// Replaces `old` by `new` for a NIC. What both have is not touched. New objects come first,
-    /// in the order in which they depend on each other, and old ones go in the reverse order.
-    /// Objects that are there, or gone, already are no error, so a failed change can be repeated. If
-    /// there are several old plans, any object of theirs may be there, or not. What the plans of other
-    /// NICs, those `beside`, have in common with the old ones stays.
+    /// Replaces `old` by `new` for a NIC. What both have is not touched. New objects come first, in the
+    /// order in which they depend on each other, then all rules are replaced by those of `detours`, if
+    /// there are any, and old objects go in the reverse order. Objects that are there, or gone, already are
+    /// no error, so a failed change can be repeated. If there are several old plans, any object of theirs
+    /// may be there, or not.
     pub async fn change(
         &self,
         nic: u32,
         old: &[Plan],
         new: &Plan,
-        beside: &[Plan],
+        detours: Option<&Detours>,
     ) -> Result<(), CarryError> {
-        // Requests of one socket are served in order: all are under way at once.
-        let changes = changes(nic, old, new, beside);
+        let (added, removed) = changes(nic, old, new);
+        let (done, there) = join(self.set_all(&added), async {
+            match detours {
+                Some(_) => self.own_rules().await,
+                None => Ok(Vec::new()),
+            }
+        })
+        .await;
+        done?;
+        // What is there goes when all of the new is there behind it: of two alike the kernel deletes the
+        // first. From the last on: what is left is in order.
+        let wanted = detours.map(rules).unwrap_or_default();
+        let wanted = wanted.into_iter().map(|rule| (Object::Rule(Box::new(rule)), true));
+        let there = there?.into_iter().rev().map(|rule| (rule, false));
+        self.set_all(&wanted.chain(there).chain(removed).collect::<Vec<_>>()).await
+    }
+
+    /// Requests of one socket are served in order: all are under way at once.
+    async fn set_all(&self, changes: &[(Object, bool)]) -> Result<(), CarryError> {
         let results = join_all(changes.iter().map(|(object, add)| self.set(object, *add))).await;
         for ((object, add), result) in changes.iter().zip(results) {
             settled(*add, result).map_err(|source| {
@@ -109,6 +131,15 @@ impl Carrier {
             })?;
         }
         Ok(())
+    }
+
+    /// The rules that bear vipshield's mark, in the order in which the kernel asks them.
+    async fn own_rules(&self) -> Result<Vec<Object>, CarryError> {
+        let rules = rule::all_rules(&self.handle)
+            .await
+            .map_err(|source| CarryError { what: "listing rules".to_owned(), source })?;
+        let own = rules.into_iter().filter(rule::is_own);
+        Ok(own.map(|rule| Object::Rule(Box::new(rule))).collect())
     }
 
     async fn set(&self, object: &Object, add: bool) -> Result<(), rtnetlink::Error> {
@@ -125,11 +156,7 @@ impl Carrier {
             (Object::Route(message), false) => {
                 self.handle.route().del((**message).clone()).execute().await
             }
-            (Object::Rule(message), true) => {
-                let mut request = self.handle.rule().add();
-                *request.message_mut() = (**message).clone();
-                request.execute().await
-            }
+            (Object::Rule(message), true) => self.add_rule((**message).clone()).await,
             (Object::Rule(message), false) => {
                 self.handle.rule().del((**message).clone()).execute().await
             }
@@ -140,8 +167,21 @@ impl Carrier {
     /// another gateway. One that is there is refused, and if it has a lifetime, that begins anew all the
     /// same (`fib6_add_rt2node` in `net/ipv6/ip6_fib.c`).
     async fn add_route(&self, message: RouteMessage) -> Result<(), rtnetlink::Error> {
-        let mut request = NetlinkMessage::from(RouteNetlinkMessage::NewRoute(message));
-        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_APPEND;
+        self.request(RouteNetlinkMessage::NewRoute(message), NLM_F_APPEND).await
+    }
+
+    /// Adds a rule behind all that have its priority, even if there is one like it.
+    async fn add_rule(&self, message: RuleMessage) -> Result<(), rtnetlink::Error> {
+        self.request(RouteNetlinkMessage::NewRule(message), 0).await
+    }
+
+    async fn request(
+        &self,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<(), rtnetlink::Error> {
+        let mut request = NetlinkMessage::from(message);
+        request.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | flags;
         let mut answers = self.handle.clone().request(request)?;
         while let Some(answer) = answers.next().await {
             try_nl!(answer);
@@ -194,19 +234,6 @@ impl Carrier {
             move |source| CarryError { what, source }
         };
         let mut found = Vec::new();
-        for version in [IpVersion::V4, IpVersion::V6] {
-            let rules: Vec<RuleMessage> = self
-                .handle
-                .rule()
-                .get(version.clone())
-                .execute()
-                .try_collect()
-                .await
-                .map_err(listing("rules"))?;
-            found.extend(
-                rules.into_iter().filter(is_our_rule).map(|rule| Object::Rule(Box::new(rule))),
-            );
-        }
         let routes = route::all_routes(&self.handle).await.map_err(listing("routes"))?;
         found.extend(
             routes
@@ -235,6 +262,8 @@ impl Carrier {
                 distinct.push(object);
             }
         }
+        // Of rules there may be several alike.
+        distinct.splice(0..0, self.own_rules().await?);
         for object in &distinct {
             // Some of it has a lifetime, which may end in this very moment.
             settled(false, self.set(object, false).await)
@@ -244,18 +273,16 @@ impl Carrier {
     }
 }
 
-/// What is to be done, in this order: each object with whether it is added or removed.
-fn changes(nic: u32, old: &[Plan], new: &Plan, beside: &[Plan]) -> Vec<(Object, bool)> {
+/// What is to be done, in this order: what is added, and what is removed.
+fn changes(nic: u32, old: &[Plan], new: &Plan) -> (Vec<(Object, bool)>, Vec<(Object, bool)>) {
     let before: Vec<Vec<Object>> = old.iter().map(|plan| objects(nic, plan)).collect();
     let after = objects(nic, new);
-    let needed: Vec<Object> = beside.iter().flat_map(rules).collect();
     let is_there =
         |object: &Object| !before.is_empty() && before.iter().all(|all| all.contains(object));
     let added = after.iter().filter(|object| !is_there(object));
-    let is_left = |object: &&Object| after.contains(object) || needed.contains(object);
-    let removed = before.iter().flatten().rev().filter(|object| !is_left(object));
-    let added = added.map(|object| (object.clone(), true));
-    added.chain(removed.map(|object| (object.clone(), false))).collect()
+    let removed = before.iter().flatten().rev().filter(|object| !after.contains(object));
+    let added = added.map(|object| (object.clone(), true)).collect();
+    (added, removed.map(|object| (object.clone(), false)).collect())
 }
 
 /// What is there, or gone, already is no error.
@@ -270,77 +297,5 @@ fn settled(add: bool, result: Result<(), rtnetlink::Error>) -> Result<(), rtnetl
             Ok(())
         }
         other => other,
-    }
-}
-
-fn is_our_rule(rule: &RuleMessage) -> bool {
-    rule.attributes.iter().any(|attribute| {
-        matches!(attribute, RuleAttribute::Protocol(protocol) if u8::from(*protocol) == PROTOCOL)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::Route;
-
-    const NIC: u32 = 2;
-
-    fn plan(gateway: &str) -> Plan {
-        let gateway: IpAddr = gateway.parse().unwrap();
-        let default = Route {
-            destination: IpAddr::from([0, 0, 0, 0]),
-            prefix_len: 0,
-            metric: 0,
-            gateway: Some(gateway),
-            source: None,
-            mtu: 0,
-        };
-        let addresses = BTreeSet::from([gateway]);
-        Plan { addresses, routes: BTreeSet::from([default]), in_use: true }
-    }
-
-    /// How many rules are removed, and how many other objects.
-    fn removed(old: &[Plan], new: &Plan, beside: &[Plan]) -> (usize, usize) {
-        let changes = changes(NIC, old, new, beside);
-        let removed = || changes.iter().filter(|(_, add)| !add);
-        let rules = removed().filter(|(object, _)| matches!(object, Object::Rule(_))).count();
-        (rules, removed().count() - rules)
-    }
-
-    /// Rules are bounded, and the way to everything else is the last that may be left out.
-    #[test]
-    fn with_very_many_destinations_the_default_route_keeps_its_rules() {
-        for in_use in [true, false] {
-            let mut many = Plan { in_use, ..plan("192.0.2.1") };
-            let default = rules(&many);
-            many.routes.extend((0..200).map(|net| Route {
-                destination: IpAddr::from([10, 0, net, 0]),
-                prefix_len: 24,
-                metric: 0,
-                gateway: Some(IpAddr::from([192, 0, 2, 7])),
-                source: None,
-                mtu: 0,
-            }));
-            let rules = rules(&many);
-            assert!(default.iter().all(|rule| rules.contains(rule)), "in use: {in_use}");
-            assert!(rules.len() <= 2 * 64, "{}", rules.len());
-        }
-    }
-
-    #[test]
-    fn rules_that_another_nic_needs_stay() {
-        let (one, none) = (plan("192.0.2.1"), Plan::default());
-        let used = [plan("198.51.100.1")];
-        let spare = used.clone().map(|plan| Plan { in_use: false, ..plan });
-        let (half, old) = ([none.clone(), one.clone()], [one.clone()]);
-        // The anchor, an address, a route.
-        let rest = 3;
-        assert_eq!(removed(&old, &none, &[]), (2, rest));
-        assert_eq!(removed(&old, &none, &used), (0, rest));
-        assert_eq!(removed(&old, &none, &spare), (2, rest), "it stands by");
-        assert_eq!(removed(&old, &none, &[spare, used.clone()].concat()), (0, rest));
-        assert_eq!(removed(&half, &none, &used), (0, rest));
-        assert_eq!(removed(&half, &one, &used), (0, 0));
     }
 }

@@ -8,6 +8,7 @@ mod monitor;
 mod own;
 mod replay;
 mod route;
+mod rule;
 mod switch;
 mod unix;
 mod vip;

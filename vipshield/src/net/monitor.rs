@@ -1,4 +1,4 @@
-//! The rtnetlink monitor: links, addresses and routes as the kernel reports them.
+//! The rtnetlink monitor: links, addresses, routes and rules as the kernel reports them.
 //!
 //! Groups are joined first and dumps asked for second, so that nothing falls between. Events are
 //! read straight from the socket: its kernel buffer is the only queue, and a lost event (ENOBUFS)
@@ -25,7 +25,7 @@ use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 
-use super::route;
+use super::{route, rule};
 use crate::{
     engine::{Address, Event, Intent, Link},
     watch::watch,
@@ -35,8 +35,11 @@ use crate::{
 const RTNLGRP_LINK: u32 = 1;
 const RTNLGRP_IPV4_IFADDR: u32 = 5;
 const RTNLGRP_IPV4_ROUTE: u32 = 7;
+const RTNLGRP_IPV4_RULE: u32 = 8;
 const RTNLGRP_IPV6_IFADDR: u32 = 9;
 const RTNLGRP_IPV6_ROUTE: u32 = 11;
+/// Linux 2.6.24.
+const RTNLGRP_IPV6_RULE: u32 = 19;
 
 /// Room for a burst of events while userspace is not scheduled.
 const RECEIVE_BUFFER: usize = 4 << 20;
@@ -95,8 +98,10 @@ impl Monitor {
             RTNLGRP_LINK,
             RTNLGRP_IPV4_IFADDR,
             RTNLGRP_IPV4_ROUTE,
+            RTNLGRP_IPV4_RULE,
             RTNLGRP_IPV6_IFADDR,
             RTNLGRP_IPV6_ROUTE,
+            RTNLGRP_IPV6_RULE,
         ] {
             socket.add_membership(group)?;
         }
@@ -114,7 +119,7 @@ impl Monitor {
         })
     }
 
-    /// All links, addresses and routes of the main table as they are now.
+    /// All links, addresses, routes of the main table and rules of others as they are now.
     pub async fn snapshot(&self) -> Result<Event, MonitorError> {
         let links: Vec<LinkMessage> = self
             .handle
@@ -135,10 +140,14 @@ impl Monitor {
         let routes = route::all_routes(&self.handle)
             .await
             .map_err(|source| MonitorError::Dump { what: "routes", source })?;
+        let rules = rule::all_rules(&self.handle)
+            .await
+            .map_err(|source| MonitorError::Dump { what: "rules", source })?;
         Ok(Event::Snapshot {
             links: links.iter().filter_map(link).collect(),
             addresses: addresses.iter().filter_map(address).collect(),
             routes: routes.iter().filter_map(route::decode).collect(),
+            rules: rules.iter().filter_map(rule::decode).collect(),
         })
     }
 
@@ -247,6 +256,12 @@ fn event(message: RouteNetlinkMessage, requester: u32, replaces: bool) -> Option
             .map(|(ifindex, route)| Event::Route { ifindex, route, replaces }),
         RouteNetlinkMessage::DelRoute(message) => {
             route::decode(&message).map(|(ifindex, route)| Event::RouteRemoved { ifindex, route })
+        }
+        RouteNetlinkMessage::NewRule(message) => {
+            rule::decode(&message).map(|rule| Event::Rule { rule })
+        }
+        RouteNetlinkMessage::DelRule(message) => {
+            rule::decode(&message).map(|rule| Event::RuleRemoved { rule })
         }
         _ => None,
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, net::IpAddr, process::Command};
 
 use libtest_mimic::Failed;
 use vipshield::{
-    engine::{Plan, Route},
+    engine::{Detour, Detours, Family, Place, Plan, Route},
     net::{ANCHOR, Carrier, SPARE_TABLE},
 };
 
@@ -47,7 +47,8 @@ fn without_lifetimes(line: &str) -> String {
 
 /// Where the kernel would send a packet: `local`, or an interface.
 pub(crate) fn way(to: &str) -> Result<String, Failed> {
-    let output = Command::new("ip").args(["-o", "route", "get", to]).output()?;
+    let arguments = ["-o", "route", "get"].into_iter().chain(to.split(' '));
+    let output = Command::new("ip").args(arguments).output()?;
     let text = String::from_utf8(output.stdout)?;
     if text.starts_with("local") {
         return Ok("local".to_owned());
@@ -96,6 +97,27 @@ fn plan() -> Result<Plan, Failed> {
         routes: BTreeSet::from([with_source, with_mtu, v6, v6_default]),
         in_use: true,
     })
+}
+
+/// The rules that these plans need, right before the main table's.
+fn detours(plans: &[&Plan]) -> Detours {
+    let place = Place { priority: 32_765, turn: 0 };
+    let of_family = |family| {
+        let lengths = |in_use| -> BTreeSet<u8> {
+            let plans = plans.iter().filter(|plan| plan.in_use == in_use);
+            let routes = plans.flat_map(|plan| &plan.routes);
+            let routes = routes.filter(|route| Family::of(route.destination) == family);
+            routes.map(|route| route.prefix_len).collect()
+        };
+        (family, Detour { place, in_use: lengths(true), standby: lengths(false) })
+    };
+    Family::ALL.map(of_family).into()
+}
+
+/// Puts a plan in the place of another that may be in force in part or wholly.
+fn change(stage: &Stage, nic: u32, old: &[Plan], new: &Plan) -> Result<(), Failed> {
+    let carrier = Carrier::new(stage.handle());
+    Ok(stage.block_on(carrier.change(nic, old, new, Some(&detours(&[new]))))?)
 }
 
 /// Addresses and routes that a node may have, and a neighbour's host routes through another
@@ -149,9 +171,7 @@ pub(crate) fn stands_by() -> Result<(), Failed> {
     come()?;
     let (standby, none) = (Plan { in_use: false, ..plan()? }, Plan::default());
     let carrier = Carrier::new(stage.handle());
-    let change = |old: &Plan, new: &Plan| {
-        stage.block_on(carrier.change(nic, std::slice::from_ref(old), new, &[]))
-    };
+    let change = |old: &Plan, new: &Plan| change(&stage, nic, std::slice::from_ref(old), new);
     change(&none, &standby)?;
     let ways = |by: &str| {
         stage.block_on(carrier.renew(nic, &standby))?;
@@ -180,9 +200,7 @@ pub(crate) fn carried_and_taken_back() -> Result<(), Failed> {
     let (plan, none) = (plan()?, Plan::default());
     let nic = stage.index("nic")?;
     let carrier = Carrier::new(stage.handle());
-    let change = |old: &Plan, new: &Plan| {
-        stage.block_on(carrier.change(nic, std::slice::from_ref(old), new, &[]))
-    };
+    let change = |old: &Plan, new: &Plan| change(&stage, nic, std::slice::from_ref(old), new);
 
     change(&none, &plan)?;
     // Asked for twice, because an answer was lost for instance.
@@ -249,7 +267,7 @@ pub(crate) fn ends_unless_renewed() -> Result<(), Failed> {
     let nic = stage.index("nic")?;
     let carrier = Carrier::new(stage.handle());
     let plan = plan()?;
-    stage.block_on(carrier.change(nic, &[], &plan, &[]))?;
+    change(&stage, nic, &[], &plan)?;
     stage.delete_address("nic", "192.0.2.11/24")?;
     stage.delete_address("nic", "192.0.2.10/32")?;
     stage.block_on(carrier.renew(nic, &plan))?;
@@ -274,21 +292,21 @@ pub(crate) fn swept() -> Result<(), Failed> {
     let before = objects()?;
     let nic = stage.index("nic")?;
     let carrier = Carrier::new(stage.handle());
-    stage.block_on(carrier.change(nic, &[], &plan()?, &[]))?;
+    change(&stage, nic, &[], &plan()?)?;
     let there = objects()?;
     check(there.contains(&ANCHOR.to_string()), "the anchor is there")?;
-    // An anchor, three local routes, four spare routes, two rules for each of four destinations;
-    // the kernel adds a local route for the anchor, which goes with it.
+    // An anchor, three local routes, four spare routes, and for each family six rules; the kernel adds
+    // a local route for the anchor, which goes with it.
     let count = stage.block_on(carrier.sweep())?;
-    check(count == 16, format!("{count} objects swept"))?;
+    check(count == 20, format!("{count} objects swept"))?;
     let after = objects()?;
     check(after == before, format!("something is left:\n{after}\ninstead of\n{before}"))?;
     check(stage.block_on(carrier.sweep())? == 0, "nothing more to sweep")?;
 
     // Two who list the same objects, and take back what the other has taken back already.
-    stage.block_on(carrier.change(nic, &[], &plan()?, &[]))?;
+    change(&stage, nic, &[], &plan()?)?;
     let (one, other) = stage.block_on(async { tokio::join!(carrier.sweep(), carrier.sweep()) });
-    check(one? + other? > 16, "they have listed the same")?;
+    check(one? + other? > 20, "they have listed the same")?;
     check(objects()? == before, "nothing is left")
 }
 
@@ -307,7 +325,7 @@ pub(crate) fn half_carried() -> Result<(), Failed> {
         half
     };
     let (one, other) = (half(0), half(24));
-    let change = |old: &[Plan], new: &Plan| stage.block_on(carrier.change(nic, old, new, &[]));
+    let change = |old: &[Plan], new: &Plan| change(&stage, nic, old, new);
     // On a slow machine their lifetimes would end before all is looked at.
     let renew = |plan: &Plan| stage.block_on(carrier.renew(nic, plan));
     change(&[], &one)?;
@@ -352,7 +370,8 @@ pub(crate) fn two_nics() -> Result<(), Failed> {
     plan.routes.insert(router);
     let plans = [plan.clone()];
     let change = |nic: u32, old: &[Plan], new: &Plan, beside: &[Plan]| {
-        stage.block_on(carrier.change(nic, old, new, beside))
+        let all: Vec<&Plan> = beside.iter().chain([new]).collect();
+        stage.block_on(carrier.change(nic, old, new, Some(&detours(&all))))
     };
     let renew = || nics.iter().try_for_each(|nic| stage.block_on(carrier.renew(*nic, &plan)));
     let check_hops = |expected: [[usize; 2]; 2]| {
@@ -390,4 +409,107 @@ pub(crate) fn two_nics() -> Result<(), Failed> {
     }
     stage.block_on(carrier.sweep())?;
     check(objects()? == before, "nothing is left of what was swept")
+}
+
+/// Whatever others' rules say goes before what is carried: those that were there, those that come without a
+/// priority, and, as soon as they are followed, those that come to the very same place. What is local is
+/// local wherever the local table's rule is.
+pub(crate) fn behind_others() -> Result<(), Failed> {
+    let stage = Stage::new()?;
+    furnish(&stage)?;
+    for arguments in [
+        "route add 203.0.113.0/24 dev peer table 77",
+        "route add 192.0.2.0/24 dev peer table 77",
+        "-6 route add default dev peer table 77",
+        "rule add fwmark 1 lookup 77",
+        "-6 rule add fwmark 1 lookup 77",
+        "rule add pref 32765 fwmark 2 lookup 77",
+    ] {
+        ip(arguments)?;
+    }
+    let before = objects()?;
+    let (plan, none) = (plan()?, Plan::default());
+    let nic = stage.index("nic")?;
+    let carrier = Carrier::new(stage.handle());
+    let marked = |mark: u32| {
+        for to in ["203.0.113.9", "192.0.2.77"] {
+            stage.block_on(carrier.renew(nic, &plan))?;
+            let found = way(&format!("{to} mark {mark}"))?;
+            check(found == "peer", format!("{to} with mark {mark} goes to {found}"))?;
+        }
+        check(way("203.0.113.9")? == "nic" && way("192.0.2.77")? == "nic", "the rest is carried")
+    };
+    change(&stage, nic, &[], &plan)?;
+    let seen = [&"192.0.2.10", &"192.0.2.11"].map(|ip| way(ip));
+    check(seen.into_iter().all(|way| way.is_ok_and(|way| way == "local")), "the node's own")?;
+    (1..=2).try_for_each(marked)?;
+    check(way("2001:db8::77 mark 1")? == "peer" && way("2001:db8::77")? == "nic", "IPv6 too")?;
+
+    ip("rule add fwmark 3 lookup 77")?;
+    marked(3)?;
+    ip("rule add pref 32765 fwmark 4 lookup 77")?;
+    check(way("203.0.113.9 mark 4")? == "nic", "it came behind")?;
+    let followed = detours(&[&plan]);
+    let held = std::slice::from_ref(&plan);
+    let again = |detours: &Detours| {
+        // Twice, as after an answer that was lost.
+        stage.block_on(carrier.change(nic, held, &plan, Some(detours)))?;
+        stage.block_on(carrier.change(nic, held, &plan, Some(detours)))
+    };
+    again(&followed)?;
+    (1..=4).try_for_each(marked)?;
+
+    ip("rule add pref 32765 lookup local")?;
+    ip("rule del pref 0")?;
+    check(way("192.0.2.11")? == "local", "its address is local, and nobody has done anything")?;
+    // Behind it by now, or it would be ours that is deleted.
+    again(&followed)?;
+    ip("rule add pref 0 lookup local")?;
+    ip("rule del pref 32765 lookup local")?;
+
+    // No rule is a second time there, and each of the others is where it was.
+    for mark in 3..=4 {
+        ip(&format!("rule del fwmark {mark}"))?;
+    }
+    change(&stage, nic, held, &none)?;
+    let after = objects()?;
+    check(after == before, format!("something is left:\n{after}\ninstead of\n{before}"))
+}
+
+/// As many routes as may be: the rules are no more for that, and all of them are carried.
+pub(crate) fn many_routes() -> Result<(), Failed> {
+    let stage = Stage::new()?;
+    furnish(&stage)?;
+    let before = objects()?;
+    let (mut plan, none) = (plan()?, Plan::default());
+    let gateway: IpAddr = "192.0.2.7".parse()?;
+    plan.routes.extend((0..250_u32).map(|net| {
+        let [_, _, high, low] = net.to_be_bytes();
+        Route {
+            destination: [10, high, low, 0].into(),
+            prefix_len: 24,
+            metric: 0,
+            gateway: Some(gateway),
+            source: None,
+            mtu: 0,
+        }
+    }));
+    let nic = stage.index("nic")?;
+    let carrier = Carrier::new(stage.handle());
+    let began = monotonic_ns()?;
+    change(&stage, nic, &[], &plan)?;
+    eprintln!("{} routes carried in {} us", plan.routes.len(), (monotonic_ns()? - began) / 1000);
+    let rules = said("ip", "rule show")?.lines().filter(|line| line.contains("proto 118")).count();
+    check(rules == 6, format!("{rules} rules"))?;
+    ip("route del 192.0.2.0/24 dev nic")?;
+    stage.block_on(carrier.renew(nic, &plan))?;
+    for to in ["192.0.2.77", "10.0.0.9", "10.0.249.9", "203.0.113.9"] {
+        let found = way(to)?;
+        check(found == "nic", format!("{to} goes to {found}"))?;
+    }
+    check(way("192.0.2.50")? == "peer", "a host route of others wins")?;
+    ip("route add 192.0.2.0/24 dev nic proto kernel scope link src 192.0.2.11")?;
+    change(&stage, nic, &[plan], &none)?;
+    let after = objects()?;
+    check(after == before, format!("something is left:\n{after}\ninstead of\n{before}"))
 }

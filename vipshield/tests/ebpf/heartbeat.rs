@@ -81,11 +81,7 @@ impl Hands for Frozen<'_> {
         Ok(Duration::from_nanos(monotonic_ns()?))
     }
 
-    async fn carry_out(
-        &mut self,
-        _: &Engine,
-        action: &Action,
-    ) -> Result<Result<(), String>, Failed> {
+    async fn carry_out(&mut self, action: &Action) -> Result<Result<(), String>, Failed> {
         if !matches!(action, Action::Watch { .. }) || self.open.is_some() {
             return Ok(Ok(()));
         }
@@ -120,10 +116,16 @@ pub(crate) fn not_answered() -> Result<(), Failed> {
         deadline: Duration::from_secs(1),
         replay_port: 1,
         own_addresses: Vec::new(),
+        marks: false,
     }));
     let link =
         Link { ifindex: nic, name: "nic".to_owned(), up: true, running: true, ..Link::default() };
-    let snapshot = Event::Snapshot { links: vec![link], addresses: Vec::new(), routes: Vec::new() };
+    let snapshot = Event::Snapshot {
+        links: vec![link],
+        addresses: Vec::new(),
+        routes: Vec::new(),
+        rules: Vec::new(),
+    };
     check(work.wake(Duration::from_nanos(now())), "nothing is left to do")?;
     pulse.alive();
     let mut hands = Frozen { stage: &mut stage, pulse: &pulse, open: None };

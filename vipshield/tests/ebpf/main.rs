@@ -80,6 +80,8 @@ const CASES: &[Case] = &[
     ("what a killed vipshield left is swept", carry::swept),
     ("of plans that were carried in part nothing is left", carry::half_carried),
     ("of two NICs each is carried until it is taken back itself", carry::two_nics),
+    ("what is carried comes behind all that others' rules say", carry::behind_others),
+    ("very many routes are carried by few rules", carry::many_routes),
     ("a NIC that joins a bridge is shunted until the bridge forwards", shunt::joined),
     ("a shunt lasts as long as it was said to, or until it is over", shunt::lasting),
     ("a NIC that leaves its bridge is shunted until that is known", shunt::cut),

@@ -6,7 +6,7 @@ use super::{
     super::{
         carry::{Plan, Route, Shunt, Trigger},
         phase::Phase,
-        world::{Address, Link, World},
+        world::{Address, Family, Link, World},
     },
     Nic, Seen,
 };
@@ -20,6 +20,8 @@ const ROUTED: Duration = Duration::from_millis(500);
 
 /// A daemon that is told of a failure says within this time that it gives up.
 const FAREWELL: Duration = Duration::from_millis(250);
+/// Routes that are carried for one NIC, each of which takes some microseconds when nothing else is done.
+const MAX_ROUTES: usize = 256;
 
 /// Plans in a row that could not be put in force and are remembered, to be taken back.
 const MAX_CARRIED: usize = 8;
@@ -84,6 +86,7 @@ impl Nic {
         if !link.is_some_and(|link| link.up && link.running) {
             return Plan::default();
         }
+        let has_place = |ip: IpAddr| world.place(Family::of(ip)).is_ok();
         let port = world.taker(self.ifindex).is_some();
         let wanted = match self.phase {
             Phase::Leaving | Phase::Returning => self.is_disturbed(world),
@@ -97,11 +100,35 @@ impl Nic {
             return Plan::default();
         }
         if port && self.phase.is_transition() {
-            let late = self.carryable().filter(IpAddr::is_ipv6).collect();
+            let late = self.carryable().filter(|ip| ip.is_ipv6() && has_place(*ip)).collect();
             return Plan { addresses: late, ..Plan::default() };
         }
-        let routes = self.preferred(world).copied().collect();
-        Plan { addresses: self.carryable().collect(), routes, in_use: !port }
+        let addresses = self.carryable().filter(|ip| has_place(*ip)).collect();
+        let mut routes: Vec<Route> =
+            self.preferred(world).filter(|route| has_place(route.destination)).copied().collect();
+        if routes.len() > MAX_ROUTES {
+            // What is on its own link, and the way to everything else; then what leads to most.
+            let is_behind = |route: &Route| route.gateway.is_some() && route.prefix_len > 0;
+            routes.sort_unstable_by_key(|route| (is_behind(route), route.prefix_len, *route));
+            routes.truncate(MAX_ROUTES);
+        }
+        Plan { addresses, routes: routes.into_iter().collect(), in_use: !port }
+    }
+
+    /// Whether it has something of a family that would have to be carried.
+    pub(in super::super) fn has_to_do_with(&self, family: Family) -> bool {
+        self.movable().any(|address| Family::of(address.ip) == family)
+            || self.routes.iter().any(|route| Family::of(route.destination) == family)
+    }
+
+    /// What is to be said if it has more routes than are carried.
+    pub(in super::super) fn too_many_routes(&self) -> Option<String> {
+        (self.routes.len() > MAX_ROUTES).then(|| {
+            format!(
+                "it has more than {MAX_ROUTES} routes: while it is on its way its own networks and default \
+                 routes are carried, and of the others those to the largest networks, as many as fit"
+            )
+        })
     }
 
     /// An address of vipshield's own left the NIC: with it went, without a word, what it kept alive. If it

@@ -1,9 +1,7 @@
 //! What the adapters would do to a bench's node, and what vipshield would see of it.
 
-use std::{collections::BTreeSet, net::IpAddr};
-
 use super::{
-    super::{Action, Address, Event, Filter, Plan, SocketId},
+    super::{Action, Address, Event, Filter, SocketId},
     bench::{Bench, OTHER_PORT, REPLAY_PORT},
     keepalived::Keepalived,
     node::{Message, Node},
@@ -53,11 +51,10 @@ impl Bench {
                     daemon.learn(&Message::Link(link), &node);
                 }
             }
-            Action::Carry { ifindex, old, new } => {
-                self.rules.extend(destinations([new]));
-                let left = destinations(self.engine.carried_beside(*ifindex).iter().chain([new]));
-                let removed = destinations(old);
-                self.rules.retain(|rule| left.contains(rule) || !removed.contains(rule));
+            Action::Carry { ifindex, new, detours, .. } => {
+                if let Some(detours) = detours {
+                    self.detours.clone_from(detours);
+                }
                 self.carried.remove(ifindex);
                 if !new.is_empty() {
                     self.carried.insert(*ifindex, new.clone());
@@ -150,12 +147,4 @@ impl Bench {
             daemon.filter = filter;
         }
     }
-}
-
-/// The destinations that these plans have routes to.
-pub(super) fn destinations<'a>(
-    plans: impl IntoIterator<Item = &'a Plan>,
-) -> BTreeSet<(IpAddr, u8)> {
-    let all = plans.into_iter().flat_map(|plan| [plan.prefixes(false), plan.prefixes(true)]);
-    all.flatten().collect()
 }

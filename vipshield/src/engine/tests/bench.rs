@@ -10,10 +10,10 @@ use vipshield_common::guard::withhold;
 
 use super::{
     super::{
-        Action, Address, Answers, Config, Daemon, Engine, EngineStatus, Event, Family, Filter,
-        Health, Heard, Intent, NicStatus, Opening, Phase, Plan, Received, Shunt,
+        Action, Address, Answers, Config, Daemon, Detours, Engine, EngineStatus, Event, Family,
+        Filter, Health, Heard, Intent, NicStatus, Opening, Phase, Place, Plan, Received, Shunt,
+        carry::detours,
     },
-    adapters::destinations,
     guard::{Guard, View},
     keepalived::Keepalived,
     kube_ovn::{Sequence, Step},
@@ -65,8 +65,8 @@ pub(super) struct Bench {
     pub(super) unreported: bool,
     /// The plans in force, the empty ones left out.
     pub(super) carried: BTreeMap<u32, Plan>,
-    /// The destinations of the rules in force.
-    pub(super) rules: BTreeSet<(IpAddr, u8)>,
+    /// The rules in force.
+    pub(super) detours: Detours,
     pub(super) shunts: BTreeMap<u32, Shunt>,
     /// Interfaces that are watched.
     pub(super) watched: BTreeSet<u32>,
@@ -131,7 +131,7 @@ impl Bench {
             deaf: false,
             unreported: false,
             carried: BTreeMap::new(),
-            rules: BTreeSet::new(),
+            detours: Detours::new(),
             shunts: BTreeMap::new(),
             watched: BTreeSet::new(),
             watched_addresses: BTreeSet::new(),
@@ -182,7 +182,7 @@ impl Bench {
         let policies = std::mem::take(&mut self.guard).policies;
         self.left = policies.into_iter().map(|(ifindex, (name, _))| (ifindex, name)).collect();
         self.carried.clear();
-        self.rules.clear();
+        self.detours.clear();
         self.shunts.clear();
         self.watched.clear();
         self.watched_addresses.clear();
@@ -408,8 +408,10 @@ impl Bench {
     /// Nothing that must not be hidden is hidden for longer than the deadline, and the rules in force
     /// are those that the plans in force need.
     fn audit(&mut self) {
-        let needed = destinations(self.carried.values());
-        assert_eq!(self.rules, needed, "{:?}", self.carried);
+        let place = |family| self.detours.get(&family).map(|detour| detour.place);
+        let place = |family| place(family).or(Some(Place::default()));
+        let needed = detours(self.carried.values(), place);
+        assert_eq!(self.detours, needed, "{:?}", self.carried);
         let untrue = self.untrue();
         self.untrue.retain(|known, _| untrue.contains(known));
         for new in untrue {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    super::{Action, Event, Phase, Route, Trigger},
+    super::{Action, Event, Family, Phase, Route, Rule, RuleKind, Trigger},
     all,
     bench::{Bench, DEADLINE, OWN},
     kube_ovn::Sequence,
@@ -326,4 +326,115 @@ fn an_anchor_that_is_lost_is_put_back_with_all_that_it_kept() {
         bench.feed(lost.clone());
         assert_eq!(bench.log.len(), before, "{datapath:?}");
     }
+}
+
+fn rule(priority: u32, kind: RuleKind) -> Rule {
+    Rule { family: Family::Ipv4, priority, kind }
+}
+
+/// The rules are behind all those of others: if one comes behind them, they are put there anew, and the plan
+/// is the same.
+#[test]
+fn a_rule_that_comes_behind_is_followed() {
+    let place = |bench: &Bench| bench.detours[&Family::Ipv4].place;
+    let feed = |bench: &mut Bench, priority, kind| {
+        bench.feed(Event::Rule { rule: rule(priority, kind) });
+    };
+    let mut bench = Bench::new(Datapath::Bridge);
+    let route = default("192.0.2.1", 100);
+    bench.feed(Event::Route { ifindex: NIC_INDEX, route, replaces: false });
+    let other = RuleKind::Other;
+    feed(&mut bench, 32_765, other);
+    assert!(bench.detours.is_empty());
+    bench.feed(Event::Hint);
+    let before = place(&bench);
+    assert_eq!(before.priority, 32_765);
+    // Those that are ahead anyway, and those that come after the main table.
+    let asked = bench.log.len();
+    feed(&mut bench, 100, other);
+    feed(&mut bench, 32_764, RuleKind::Local);
+    feed(&mut bench, 40_000, other);
+    assert_eq!((place(&bench), bench.log.len()), (before, asked));
+    feed(&mut bench, 32_765, other);
+    assert_ne!(place(&bench), before);
+    let [(_, Action::Carry { old, new, .. })] = &bench.log[asked..] else {
+        panic!("{:?}", &bench.log[asked..]);
+    };
+    assert_eq!(*old, [new.clone()]);
+    // The main table goes elsewhere.
+    feed(&mut bench, 1000, RuleKind::Main);
+    assert_eq!(place(&bench).priority, 999);
+    bench.advance(60 * DEADLINE);
+    assert!(bench.detours.is_empty() && bench.carried.is_empty());
+}
+
+/// Where there is no place for rules, nothing of that family is carried, that is said, and the other is.
+#[test]
+fn without_a_place_nothing_is_carried_and_that_is_said() {
+    let gone = Event::RuleRemoved { rule: rule(32_766, RuleKind::Main) };
+    let back = Event::Rule { rule: rule(32_766, RuleKind::Main) };
+    let families = |bench: &Bench| {
+        let all = bench.carried.get(&NIC_INDEX).into_iter().flat_map(|plan| &plan.addresses);
+        let found: std::collections::BTreeSet<Family> = all.map(|ip| Family::of(*ip)).collect();
+        found.into_iter().collect::<Vec<_>>()
+    };
+    for datapath in Datapath::ALL {
+        let mut bench = Bench::new(datapath);
+        let steps = bench.steps(Sequence::Bind);
+        let joins = steps.iter().position(|step| matches!(step.op, Op::AddPort(..))).unwrap();
+        bench.run(&steps[..joins]);
+        assert_eq!(families(&bench), Family::ALL);
+        bench.feed(gone.clone());
+        assert_eq!(families(&bench), [Family::Ipv6], "{datapath:?}");
+        let warnings = bench.status().warnings;
+        let said = |text: &String| text.contains("IPv4 is not carried") && text.contains("32766");
+        assert!(warnings.iter().any(said), "{warnings:?}");
+        bench.feed(back.clone());
+        assert_eq!(families(&bench), Family::ALL, "{datapath:?}");
+        assert!(bench.status().warnings.is_empty());
+        bench.feed(gone.clone());
+        bench.run(&steps[joins..]);
+        bench.advance(60 * DEADLINE);
+        assert!(bench.carried.is_empty() && !bench.released(), "{datapath:?}");
+    }
+}
+
+/// However many routes of its networks' lengths there are, these and the default routes are among those
+/// that are carried.
+#[test]
+fn of_too_many_routes_the_nics_own_networks_and_the_default_are_carried() {
+    let gateway: std::net::IpAddr = "192.0.2.1".parse().unwrap();
+    let to = |destination: [u8; 4], prefix_len, gateway| Route {
+        destination: destination.into(),
+        prefix_len,
+        metric: 0,
+        gateway,
+        source: None,
+        mtu: 0,
+    };
+    let mut bench = Bench::new(Datapath::Bridge);
+    // Sorted behind all others, and before them.
+    let needed = [
+        to([192, 0, 2, 0], 24, None),
+        to([0, 0, 0, 0], 0, Some(gateway)),
+        to([203, 0, 113, 7], 32, None),
+    ];
+    let others = (0..600_u32).map(|net| {
+        let [_, _, high, low] = net.to_be_bytes();
+        to([10, high, low, 0], 24, Some(gateway))
+    });
+    let largest = to([172, 16, 0, 0], 12, Some(gateway));
+    for route in others.chain(needed).chain([largest]) {
+        bench.feed(Event::Route { ifindex: NIC_INDEX, route, replaces: false });
+    }
+    bench.feed(Event::Hint);
+    let carried = &bench.carried[&NIC_INDEX].routes;
+    assert_eq!(carried.len(), 256);
+    assert!(needed.iter().all(|route| carried.contains(route)) && carried.contains(&largest));
+    let warnings = bench.status().warnings;
+    assert!(warnings.iter().any(|text| text.contains("more than 256 routes")), "{warnings:?}");
+    let said = bench.log.iter().filter(|(_, action)| {
+        matches!(action, Action::Tell { notice } if notice.text.contains("256 routes"))
+    });
+    assert_eq!(said.count(), 1);
 }

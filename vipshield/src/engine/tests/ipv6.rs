@@ -6,7 +6,7 @@ use std::{collections::VecDeque, time::Duration};
 use super::{
     super::{
         Action, Address, CommandSocket, Daemon, Engine, Event, Family, Filter, Intent, Link,
-        MonitorSocket, Phase, Role, SocketId, VrrpSocket,
+        MonitorSocket, Phase, Role, SocketId, VrrpSocket, world::usual,
     },
     bench::{DEADLINE, engine},
     node::{BRIDGE, NIC},
@@ -71,7 +71,12 @@ impl Six {
     fn with(addresses: &[&str]) -> Self {
         let mut six = Self { engine: engine(), now: Duration::from_secs(1) };
         let addresses = addresses.iter().map(|text| (NIC_INDEX, address(text))).collect();
-        six.feed(Event::Snapshot { links: vec![nic(None)], addresses, routes: Vec::new() });
+        six.feed(Event::Snapshot {
+            links: vec![nic(None)],
+            addresses,
+            routes: Vec::new(),
+            rules: usual(),
+        });
         six
     }
 

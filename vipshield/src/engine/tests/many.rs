@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr, time::Duration};
 use super::{
     super::{
         Action, Address, CommandSocket, Daemon, Engine, Event, Filter, Intent, Link, MonitorSocket,
-        Role, SocketId,
+        Role, SocketId, world::usual,
     },
     all,
     bench::{DEADLINE, engine},
@@ -99,6 +99,7 @@ impl Many {
             links: vec![link(NIC_INDEX, NIC, None, Some(BRIDGE_INDEX)), bridge],
             addresses: vips.chain([own()]).map(|address| (BRIDGE_INDEX, address)).collect(),
             routes: Vec::new(),
+            rules: usual(),
         }
     }
 

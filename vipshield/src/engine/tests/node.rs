@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::{Address, Event, Intent, Link};
+use super::super::{Address, Event, Intent, Link, world::usual};
 
 /// The NIC that is guarded.
 pub(super) const NIC: &str = "ens192";
@@ -166,6 +166,7 @@ impl Node {
                 .flat_map(|(index, addresses)| addresses.iter().map(|a| (*index, *a)))
                 .collect(),
             routes: Vec::new(),
+            rules: usual(),
         }
     }
 

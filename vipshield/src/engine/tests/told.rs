@@ -7,7 +7,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use super::{
     super::{
         About, Action, Address, CommandSocket, Daemon, Event, Family, Filter, Heard, Intent, Link,
-        MonitorSocket, Role, Route, SocketId, VrrpSocket, Withheld,
+        MonitorSocket, Role, Route, Rule, RuleKind, SocketId, VrrpSocket, Withheld, world::usual,
     },
     bench::{COMMAND_PORT, REPLAY_PORT},
     node::{BRIDGE, KUBE_OVN, LINK_LOCAL, NIC, NODE_IP, NODE_IP6, VIP, address},
@@ -120,6 +120,13 @@ fn an_action() -> impl Strategy<Value = Action> {
     ]
 }
 
+fn a_rule() -> impl Strategy<Value = Rule> {
+    let kinds = [RuleKind::Local, RuleKind::Main, RuleKind::Goto(32_765), RuleKind::Other];
+    let priorities = [0, 100, 32_765, 32_766, 32_767];
+    (select(Family::ALL.to_vec()), select(priorities.to_vec()), select(kinds.to_vec()))
+        .prop_map(|(family, priority, kind)| Rule { family, priority, kind })
+}
+
 fn a_route() -> impl Strategy<Value = Route> {
     let to = select(vec![("0.0.0.0", 0), ("192.0.2.0", 24), ("2001:db8::", 64)]);
     let gateway = select(vec![None, Some("192.0.2.1")]);
@@ -208,7 +215,11 @@ pub(super) fn an_event() -> impl Strategy<Value = Event> {
                 links,
                 addresses,
                 routes,
+                rules: usual(),
             }),
+        1 => (a_rule(), any::<bool>()).prop_map(|(rule, added)| {
+            if added { Event::Rule { rule } } else { Event::RuleRemoved { rule } }
+        }),
         1 => vec(a_daemon(), 0..3).prop_map(|daemons| Event::Daemons { daemons }),
         1 => vec(a_daemon(), 0..3).prop_map(|gone| Event::DaemonsUnknown {
             error: "EMFILE".to_owned(),

@@ -11,30 +11,17 @@ use netlink_packet_route::{
         RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
         RouteScope, RouteType,
     },
-    rule::{RuleAction, RuleAttribute, RuleMessage},
+    rule::{RuleAttribute, RuleMessage},
 };
 
 use super::{ANCHOR, LIFETIME, PROTOCOL, SPARE_TABLE, STANDBY_TABLE};
 use crate::{
     engine::{Plan, Route},
-    net::route::{RT_TABLE_MAIN, plain},
+    net::{route::plain, rule::RT_TABLE_LOCAL},
 };
 
 /// Metric of the local routes: worse than any of the kernel's.
 const LOCAL_METRIC: u32 = 5252;
-/// Priority of the first rule for the default route. Before the main table's (32766); those for longer
-/// prefixes come before it.
-const DEFAULT_RULE: u32 = 32_764;
-/// Priority of the rule by which the default route stands by: behind those of the main table and of the
-/// default one (32767), so that nothing else is left when it is reached.
-const LAST_RULE: u32 = 32_768;
-/// Rules of each prefix length: in use, and standing by.
-const RULES: u32 = 4;
-/// Rules are bounded: so many destinations.
-const MAX_PREFIXES: usize = 64;
-/// `linux/rtnetlink.h`.
-const RT_TABLE_LOCAL: u8 = 255;
-
 /// One object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Object {
@@ -43,7 +30,7 @@ pub(super) enum Object {
     Rule(Box<RuleMessage>),
 }
 
-/// Everything a plan consists of, in the order in which it depends on each other.
+/// What a plan consists of on a NIC, in the order in which it depends on each other.
 pub(super) fn objects(nic: u32, plan: &Plan) -> Vec<Object> {
     let mut objects = Vec::new();
     if plan.is_empty() {
@@ -62,50 +49,7 @@ pub(super) fn objects(nic: u32, plan: &Plan) -> Vec<Object> {
     for route in on_link.iter().chain(&behind) {
         objects.push(Object::Route(Box::new(spare_route(nic, table, route, &on_link))));
     }
-    objects.extend(rules(plan));
     objects
-}
-
-/// The rules among them: they say nothing of the NIC, so that two NICs with a route to the same
-/// destination have the same.
-///
-/// Each length has its own priorities: a rule without a prefix to delete is to the kernel any rule of its
-/// priority and table (`fib4_rule_compare` in `net/ipv4/fib_rules.c`).
-pub(super) fn rules(plan: &Plan) -> Vec<Object> {
-    let mut rules = Vec::new();
-    for ipv6 in [false, true] {
-        let prefixes = plan.prefixes(ipv6);
-        // The shortest lead anywhere.
-        for (ip, length) in prefixes.iter().skip(prefixes.len().saturating_sub(MAX_PREFIXES)) {
-            let priority = DEFAULT_RULE - RULES * u32::from(*length);
-            match length.checked_sub(1) {
-                _ if plan.in_use => {
-                    rules.extend(detour(*ip, *length, priority, *length, SPARE_TABLE));
-                }
-                Some(shorter) => {
-                    rules.extend(detour(*ip, *length, priority + 2, shorter, STANDBY_TABLE));
-                }
-                None => {
-                    let last = rule(*ip, *length, LAST_RULE, STANDBY_TABLE);
-                    rules.push(Object::Rule(Box::new(last)));
-                }
-            }
-        }
-    }
-    rules
-}
-
-/// The main table without its routes of prefixes up to the length `suppressed`, then another one.
-fn detour(to: IpAddr, length: u8, priority: u32, suppressed: u8, table: u32) -> [Object; 2] {
-    let mut main = rule(to, length, priority, u32::from(RT_TABLE_MAIN));
-    main.attributes.push(RuleAttribute::SuppressPrefixLen(suppressed.into()));
-    [main, rule(to, length, priority + 1, table)].map(|rule| Object::Rule(Box::new(rule)))
-}
-
-/// The rule by which the spare table is the way to any destination.
-pub(super) fn default_rule() -> Object {
-    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-    Object::Rule(Box::new(rule(any, 0, DEFAULT_RULE, SPARE_TABLE)))
 }
 
 impl fmt::Display for Object {
@@ -190,20 +134,6 @@ fn spare_route(nic: u32, table: u32, from: &Route, on_link: &[&Route]) -> RouteM
     if from.mtu > 0 {
         message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(from.mtu)]));
     }
-    message
-}
-
-fn rule(to: IpAddr, length: u8, priority: u32, table: u32) -> RuleMessage {
-    let mut message = RuleMessage::default();
-    message.header.family = family(to);
-    message.header.dst_len = length;
-    message.header.action = RuleAction::ToTable;
-    if length > 0 {
-        message.attributes.push(RuleAttribute::Destination(to));
-    }
-    message.attributes.push(RuleAttribute::Priority(priority));
-    message.attributes.push(RuleAttribute::Table(table));
-    message.attributes.push(RuleAttribute::Protocol(RouteProtocol::from(PROTOCOL)));
     message
 }
 
