@@ -32,7 +32,7 @@ impl LastWords {
     pub(super) fn read(&mut self) -> Result<Vec<IntentReport>, BpfError> {
         let mut words = Vec::new();
         let mut nameless = Vec::new();
-        for entry in self.map.iter() {
+        for entry in &self.map {
             // What is removed meanwhile is a socket's that is gone.
             match entry {
                 Ok((key, word)) => {

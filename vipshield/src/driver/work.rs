@@ -85,7 +85,9 @@ impl Work {
         if seen.is_empty() {
             return Ok(());
         }
-        seen.iter().for_each(|event| debug!("{event:?}"));
+        for event in &seen {
+            debug!("{event:?}");
+        }
         self.engine.handle_all(seen, hands.now()?);
         while let Some(action) = self.engine.poll_action() {
             let done = if hands.now()? < self.until || self.engine.is_stopping() {
@@ -245,7 +247,7 @@ mod tests {
     fn link(ifindex: u32, name: &str, kind: Option<&str>, master: Option<u32>) -> Link {
         let (up, running, kind) = (true, true, kind.map(str::to_owned));
         let (name, mac) = (name.to_owned(), vec![2, 0, 0, 0, 0, 1]);
-        Link { ifindex, name, up, running, kind, master, mac, ..Link::default() }
+        Link { ifindex, name, up, running, master, kind, mac, ..Link::default() }
     }
 
     fn daemon() -> Daemon {
@@ -373,7 +375,7 @@ mod tests {
         }
 
         fn longest(&self) -> Duration {
-            self.wakes.iter().map(|(from, to)| *to - *from).max().unwrap_or_default()
+            self.wakes.iter().map(|(from, to)| to.saturating_sub(*from)).max().unwrap_or_default()
         }
     }
 
@@ -392,7 +394,7 @@ mod tests {
             stalled.play(3);
             assert!(!stalled.kernel.stalls.is_empty(), "{kind} was never wanted");
             for (from, to) in &stalled.kernel.stalls {
-                for at in [*from + OPEN, *to - Duration::from_millis(1)] {
+                for at in [*from + OPEN, to.saturating_sub(Duration::from_millis(1))] {
                     assert!(stalled.is_open(at), "{kind} does not answer, and it withholds");
                 }
             }
@@ -431,7 +433,7 @@ mod tests {
             wakes += 1;
         }
         let ended = slow.kernel.now;
-        assert!(ended > begun + OPEN + STALL && wakes > 3, "{:?} in {wakes} wakes", ended - begun);
+        assert!(ended > begun + OPEN + STALL && wakes > 3, "{ended:?} in {wakes} wakes");
         assert!(slow.is_open(begun + OPEN) && slow.is_open(ended));
         slow.wake([]);
         assert!(!slow.is_open(slow.kernel.now), "it is through");
