@@ -244,10 +244,31 @@ proptest! {
             // What it had before is taken for a VIP some moments later.
             bench.advance(Duration::from_millis(10));
             if wanted == Some(false) {
-                let guarded: Vec<u32> =
-                    bench.status().nics.into_iter().map(|nic| nic.ifindex).collect();
+                let nics = bench.status().nics;
+                let guarded: Vec<u32> = nics.iter().map(|nic| nic.ifindex).collect();
+                let bearers = nics.iter().filter_map(|nic| Some(nic.bearer.as_ref()?.ifindex));
+                let bearers: Vec<u32> = bearers.collect();
+                let belongs: Vec<&String> = nics.iter().flat_map(|nic| &nic.addresses).collect();
+                // A bridge that has something of a NIC's, or nothing of its own.
+                let takes = |ifindex: u32| {
+                    let on = bench.node.addresses.get(&ifindex).into_iter().flatten();
+                    let mut on = on.filter(|it| !it.is_link_local() && **it != address(VIP));
+                    let ports = || {
+                        let mut links = bench.node.links.values();
+                        links.any(|link| {
+                            link.master == Some(ifindex) && !guarded.contains(&link.ifindex)
+                        })
+                    };
+                    match on.clone().next() {
+                        Some(_) => on.any(|it| belongs.contains(&&it.to_string())),
+                        None => !ports(),
+                    }
+                };
                 let homes = bench.node.links.values().filter(|link| {
-                    link.is_bridge() || guarded.contains(&link.ifindex)
+                    let ifindex = link.ifindex;
+                    guarded.contains(&ifindex)
+                        || bearers.contains(&ifindex)
+                        || !guarded.is_empty() && link.is_bridge() && takes(ifindex)
                 });
                 for link in homes {
                     let there = bench.node.addresses.get(&link.ifindex);
