@@ -35,6 +35,7 @@ impl Engine {
 
     fn part_with(&mut self, ifindex: u32, weight: Weight, why: &str) {
         let Some(nic) = self.nics.remove(&ifindex) else { return };
+        self.leave_to_takers(&nic);
         tell(&mut self.actions, weight, Some(&nic.name), why.to_owned());
         let old = nic.carried();
         self.want(Action::ClearPolicy { ifindex, name: nic.name });

@@ -414,6 +414,12 @@ impl Vips {
         self.known.get(&ip).is_some_and(Vip::is_given_up)
     }
 
+    /// It is on this interface as if a daemon had asked for it there.
+    fn is_on(&mut self, ip: IpAddr, ifindex: u32) {
+        let vip = self.known.get_mut(&ip).filter(|vip| vip.asked_on.len() < MAX_INTERFACES);
+        vip.map(|vip| vip.asked_on.insert(ifindex));
+    }
+
     /// The interfaces on which daemons asked for it, or for its removal.
     pub(super) fn asked_on(&self, ip: IpAddr) -> impl Iterator<Item = u32> + '_ {
         self.known.get(&ip).into_iter().flat_map(|vip| vip.asked_on.iter().copied())
@@ -462,6 +468,16 @@ impl Engine {
         let is_elses = |port: &Link| port.ifindex != nic.ifindex;
         let has_ports = self.world.first_port(bridge).is_some_and(is_elses);
         others().any(is_the_nics) || !has_ports && !others().any(is_its_own)
+    }
+
+    /// A NIC is guarded no longer: what took its VIPs is where they have to leave, without it.
+    pub(super) fn leave_to_takers(&mut self, nic: &Nic) {
+        let known = self.world.vips.known.keys().copied();
+        let there = known.flat_map(|ip| self.world.holders(ip).map(move |holder| (ip, holder)));
+        let taken: Vec<_> = there.filter(|(ip, holder)| self.took(*holder, nic, *ip)).collect();
+        for (ip, holder) in taken {
+            self.world.vips.is_on(ip, holder);
+        }
     }
 
     /// Whether an address that no daemon means to have is to leave an interface: where a daemon had asked

@@ -95,6 +95,19 @@ fn given_up_at_any_step_it_does_not_come_back() {
 }
 
 #[test]
+fn given_up_without_its_nic_it_leaves_the_bridge() {
+    for datapath in Datapath::ALL {
+        let mut bench = Bench::owner_of_vip(datapath);
+        bench.daemon_asks(address(VIP), true);
+        bench.sequence(Sequence::Bind);
+        bench.change(&Op::Remove(NIC.to_owned()));
+        assert_eq!(bench.places(address(VIP)), [BRIDGE]);
+        bench.daemon_asks(address(VIP), false);
+        assert_eq!(bench.places(address(VIP)), nowhere());
+    }
+}
+
+#[test]
 fn taken_while_enslaved_it_moves_to_the_bridge_and_back() {
     for datapath in Datapath::ALL {
         let mut bench = Bench::owner_of_vip(datapath);
