@@ -192,6 +192,17 @@ pub struct LabConfig {
     pub sync_group: bool,
     /// Shell commands that make the first node's network what a scenario wants.
     pub commands: Vec<String>,
+    /// How vipshield is run.
+    pub shield: ShieldConfig,
+}
+
+/// How vipshield is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShieldConfig {
+    /// What it does at its end is left to it; or else it is told to release everything.
+    pub keeps: bool,
+    /// It has the capabilities that its documents name, and no other.
+    pub least_privilege: bool,
 }
 
 impl LabConfig {
@@ -219,6 +230,7 @@ impl LabConfig {
             sync_group: false,
             check: None,
             commands: Vec::new(),
+            shield: ShieldConfig::default(),
         }
     }
 

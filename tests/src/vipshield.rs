@@ -9,9 +9,14 @@ use serde_json::Value;
 
 use crate::bpf::BpfObjects;
 use crate::clock;
+use crate::config::ShieldConfig;
 use crate::descriptors::{DescriptorLimit, first_free};
 use crate::lab::Node;
 use crate::process::{Daemon, LogLine, Program};
+
+/// All that it needs: `CAP_NET_ADMIN`, `CAP_NET_RAW`, `CAP_SYS_PTRACE`, `CAP_PERFMON` and `CAP_BPF`
+/// (`linux/capability.h`).
+const CAPABILITIES: [u8; 5] = [12, 13, 19, 38, 39];
 
 /// A running vipshield. Dropping it kills it.
 #[derive(Debug)]
@@ -33,13 +38,19 @@ impl Vipshield {
         program: &Path,
         node: &Node,
         nic: Option<&str>,
+        how: ShieldConfig,
         token: &str,
         epoch: Instant,
     ) -> Result<Self> {
         let socket = node.dir.join("vipshield.sock");
-        let daemon = Program::new("vipshield", program, token)
+        let mut vipshield = Program::new("vipshield", program, token);
+        if how.least_privilege {
+            vipshield = vipshield.limited_to(&CAPABILITIES);
+        }
+        let daemon = vipshield
             .args(["run", "--socket"])
             .arg(&socket)
+            .args(if how.keeps { &[][..] } else { &["--on-stop", "release"] })
             .args(nic.map(|nic| ["--interface", nic, "--metrics", "off"]).into_iter().flatten())
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()))
             .inside(&node.host.namespace)
@@ -170,12 +181,21 @@ impl Vipshield {
         self.daemon.lines()
     }
 
+    /// Ask it to end with SIGTERM, and leave it at that.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn ask_to_end(&self) -> Result<()> {
+        self.daemon.signal(Signal::SIGTERM)
+    }
+
     /// End it with SIGTERM.
     ///
     /// # Errors
-    /// When it does not end in 10 seconds (stretched) or its exit code is not 0.
+    /// When it does not end in 15 seconds (stretched; it waits 10 s for a move to end) or its exit code
+    /// is not 0.
     pub async fn stop(self) -> Result<()> {
-        let status = self.daemon.stop(Duration::from_secs(10)).await?;
+        let status = self.daemon.stop(Duration::from_secs(15)).await?;
         if !status.success() {
             bail!("vipshield ended with {status}");
         }

@@ -1,6 +1,7 @@
 //! `vipshield`: configuration, runtime, end. What it does is in the library.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write as _},
     os::linux::net::SocketAddrExt as _,
     os::unix::net::{SocketAddr, UnixListener},
@@ -78,10 +79,6 @@ async fn run(options: Run) -> Result<()> {
     let (connection, handle, _) = rtnetlink::new_connection().context("an rtnetlink socket")?;
     tokio::spawn(connection);
     let carrier = Carrier::new(handle.clone());
-    match sweep(&carrier).await? {
-        0 => {}
-        swept => info!("{swept} objects of an earlier vipshield taken back"),
-    }
     let replay = Replay::open(handle.clone()).context("an rtnetlink socket")?;
     let vips = Vips::new(handle.clone(), replay.handle());
     let config = Config {
@@ -89,6 +86,7 @@ async fn run(options: Run) -> Result<()> {
         deadline: options.deadline,
         replay_port: replay.port,
         own_addresses: OWN.map(Into::into).to_vec(),
+        on_stop: options.on_stop,
     };
     info!(
         "vipshield {} guards {} (what is untrue is withheld for {} ms at the most)",
@@ -106,6 +104,7 @@ async fn run(options: Run) -> Result<()> {
     }
     let monitor = Monitor::open(handle)?;
     programs.post_sentry(&monitor)?;
+    programs.adopt_classifiers()?;
     let scanner = Scanner::new(options.daemons)?;
     let parts = Parts {
         programs,
@@ -121,9 +120,7 @@ async fn run(options: Run) -> Result<()> {
         scrapes,
         config,
     };
-    Driver::run(parts).await?;
-    info!("vipshield ended: no daemon carries the guard any more");
-    Ok(())
+    Ok(Driver::run(parts).await?)
 }
 
 /// The soft limit of open files is for programs that call `select(2)`, which this one does not; and
@@ -265,7 +262,7 @@ async fn cleanup(options: Cleanup) -> Result<()> {
 /// Takes back what a vipshield that was killed has left in this network namespace, but for the
 /// guards. Returns how many objects that were.
 async fn sweep(carrier: &Carrier) -> Result<usize> {
-    let swept = carrier.sweep().await?;
+    let swept = carrier.sweep(&BTreeMap::new()).await?;
     let classified = bpf::sweep_classifiers().context("listing interfaces")?;
     carrier.release_clsact(&classified).await?;
     Ok(swept + classified.len())

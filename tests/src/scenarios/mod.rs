@@ -17,6 +17,7 @@ mod restarts;
 mod rough;
 mod scene;
 mod scripts;
+mod stops;
 mod unseen;
 mod uplinks;
 mod variants;
@@ -176,6 +177,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(many::scenarios());
     all.extend(real_failures::scenarios());
     all.extend(restarts::scenarios());
+    all.extend(stops::scenarios());
     all.extend(scripts::scenarios());
     all.extend(unseen::scenarios());
     all.extend(midway::scenarios());

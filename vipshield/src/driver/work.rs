@@ -36,6 +36,15 @@ pub trait Hands {
     ) -> Result<Result<(), String>, Self::Error>;
 }
 
+/// What the end has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Sockets and VIPs stay as they are, for the next vipshield.
+    pub kept: bool,
+    /// So much could not be done.
+    pub undone: u32,
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Work {
@@ -47,7 +56,7 @@ pub struct Work {
     until: Duration,
     soon: Duration,
     /// The engine has done its last.
-    pub finished: bool,
+    pub finished: Option<End>,
 }
 
 impl Work {
@@ -59,7 +68,7 @@ impl Work {
             results: Vec::new(),
             until: Duration::MAX,
             soon: Duration::MAX,
-            finished: false,
+            finished: None,
         }
     }
 
@@ -92,13 +101,15 @@ impl Work {
         seen.iter().for_each(|event| debug!("{event:?}"));
         self.engine.handle_all(seen, hands.now()?);
         while let Some(action) = self.engine.poll_action() {
-            let done = if hands.now()? < self.until || self.engine.is_stopping() {
+            let done = if hands.now()? < self.until || self.engine.is_ending() {
                 hands.carry_out(&self.engine, &action).await?
             } else {
                 Err(PUT_OFF.to_owned())
             };
             match (action, done) {
-                (Action::Finish, _) => self.finished = true,
+                (Action::Finish { kept, undone }, _) => {
+                    self.finished = Some(End { kept, undone });
+                }
                 (Action::Tell { .. }, _) => {}
                 (action, Ok(())) => self.results.push(Event::Succeeded { action }),
                 (action, Err(error)) => self.results.push(Event::Failed { action, error }),
@@ -172,8 +183,8 @@ mod tests {
 
     use super::*;
     use crate::engine::{
-        Address, CommandSocket, Config, Daemon, Family, Filter, Intent, Link, MonitorSocket, Role,
-        SocketId, VrrpSocket,
+        Address, CommandSocket, Config, Daemon, Family, Filter, Intent, Link, MonitorSocket,
+        OnStop, Role, SocketId, VrrpSocket,
     };
 
     const NIC: u32 = 2;
@@ -209,7 +220,7 @@ mod tests {
         ) -> Result<Result<(), String>, Infallible> {
             let kind = kind(action);
             let freezes = self.frozen.as_ref() == Some(&kind);
-            if !matches!(action, Action::Tell { .. } | Action::Finish) {
+            if !matches!(action, Action::Tell { .. } | Action::Finish { .. }) {
                 self.kinds.insert(kind);
                 self.now += self.takes;
             }
@@ -282,6 +293,7 @@ mod tests {
                 deadline: Duration::from_secs(1),
                 replay_port: 1,
                 own_addresses: Vec::new(),
+                on_stop: OnStop::default(),
             };
             let frozen = frozen.map(str::to_owned);
             let (now, stalls, kinds) = (Duration::from_secs(100), Vec::new(), BTreeSet::new());

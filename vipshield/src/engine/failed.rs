@@ -114,7 +114,7 @@ impl Engine {
             | Action::WatchAddresses { .. }
             | Action::Answer { .. }
             | Action::Tell { .. }
-            | Action::Finish => false,
+            | Action::Finish { .. } => false,
         }
     }
 
@@ -234,6 +234,6 @@ fn remedy(action: &Action) -> &'static str {
             "it is tried again; if it stays, restart vipshield: until then keepalived may see too \
              much or too little"
         }
-        Action::Rescan | Action::Tell { .. } | Action::Finish => "it is tried again",
+        Action::Rescan | Action::Tell { .. } | Action::Finish { .. } => "it is tried again",
     }
 }

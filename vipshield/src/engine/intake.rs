@@ -22,6 +22,7 @@ impl Engine {
                 self.begin_with(links, addresses, routes);
             }
             Event::Inherited { names } => self.inherited = names,
+            Event::Carried { nics } => self.found_carried = nics,
             Event::Link { link } => return self.link_seen(link, now),
             Event::LinkRemoved { ifindex } => {
                 let concerns = self.concerns_known_link(ifindex);
@@ -94,7 +95,7 @@ impl Engine {
             }
             Event::Failed { action, error } => self.action_failed(action, &error, now),
             Event::Tick => {}
-            Event::Stop => self.stopping = true,
+            Event::Stop => self.told_to_stop(now),
         }
         true
     }
@@ -373,7 +374,7 @@ impl Engine {
             | Action::WatchAddresses { .. }
             | Action::Answer { .. }
             | Action::Tell { .. }
-            | Action::Finish => {}
+            | Action::Finish { .. } => {}
         }
     }
 
@@ -433,7 +434,7 @@ impl Engine {
             | Action::ReplayRemoval { .. }
             | Action::Rescan
             | Action::Tell { .. }
-            | Action::Finish => {}
+            | Action::Finish { .. } => {}
         }
         self.note_failure(action, error, now);
     }

@@ -45,7 +45,8 @@ use std::{
 
 pub use self::{
     action::Action,
-    carry::{Plan, Route, Shunt, Trigger},
+    carry::{Carried, Plan, Route, Shunt, Trigger},
+    ending::OnStop,
     event::{About, Event, Withheld},
     heard::Heard,
     names::Opening,
@@ -66,6 +67,7 @@ use self::{
     announce::Announcer,
     arming::Arming,
     claims::Claims,
+    ending::Ending,
     failed::Failure,
     grants::Grants,
     heard::Tally,
@@ -99,6 +101,8 @@ pub struct Config {
     pub replay_port: u32,
     /// Addresses that vipshield puts on NICs itself: they belong to nobody's NIC.
     pub own_addresses: Vec<IpAddr>,
+    /// What is left behind at the end.
+    pub on_stop: OnStop,
 }
 
 /// The engine. See the [module](self).
@@ -109,6 +113,8 @@ pub struct Engine {
     nics: BTreeMap<u32, Nic>,
     /// NICs of a vipshield that is gone, by the names under which daemons know them.
     inherited: BTreeMap<u32, String>,
+    /// What a vipshield that is gone carries for NICs, until they are guarded.
+    found_carried: BTreeMap<u32, Carried>,
     /// IPv6 addresses whose loss was said again, on which interface, and until when to expect to hear
     /// of it.
     flashes: Vec<(u32, Address, Duration)>,
@@ -154,7 +160,7 @@ pub struct Engine {
     /// When everything was looked at last: what was due by then is done, or will be tried again.
     evaluated: Duration,
     started: bool,
-    stopping: bool,
+    ending: Ending,
     withheld: u64,
     released: u64,
     rebound: u64,
@@ -171,6 +177,7 @@ impl Engine {
             world: World::default(),
             nics: BTreeMap::new(),
             inherited: BTreeMap::new(),
+            found_carried: BTreeMap::new(),
             flashes: Vec::new(),
             grants: Grants::default(),
             actions: VecDeque::new(),
@@ -195,7 +202,7 @@ impl Engine {
             rest: Rest::default(),
             evaluated: Duration::ZERO,
             started: false,
-            stopping: false,
+            ending: Ending::No,
             withheld: 0,
             released: 0,
             rebound: 0,
@@ -212,23 +219,20 @@ impl Engine {
     /// The same for all that was seen by `now`, in this order, before anything is decided.
     pub fn handle_all(&mut self, events: impl IntoIterator<Item = Event>, now: Duration) {
         let mut news = false;
-        if self.stopping {
-            return;
-        }
         for event in events {
-            news |= self.take_in(event, now);
+            if self.is_ending() {
+                self.at_the_end(event);
+            } else {
+                news |= self.take_in(event, now);
+            }
         }
-        if self.stopping {
-            self.let_go();
-        } else if self.started {
+        let must_end = self.must_end(now);
+        if self.started && !must_end && !self.is_ending() {
             self.look(news, now);
         }
-    }
-
-    /// Whether what is to be done now is its last.
-    #[must_use]
-    pub const fn is_stopping(&self) -> bool {
-        self.stopping
+        if must_end || self.may_end(now) {
+            self.let_go(now);
+        }
     }
 
     /// The next thing to do, if there is any.
@@ -239,7 +243,7 @@ impl Engine {
     /// When [`Event::Tick`] is due, if at all.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        if self.stopping || !self.started {
+        if self.is_ending() || !self.started {
             return None;
         }
         self.nics
@@ -258,6 +262,7 @@ impl Engine {
             .chain(self.claims.next_deadline(self.evaluated))
             .chain(self.announcer.next_deadline())
             .chain(self.grants.next_deadline(self.evaluated))
+            .chain(self.end())
             .min()
     }
 
@@ -427,33 +432,25 @@ impl Engine {
 
     /// The deadline has come: the daemons get to know.
     fn tell_daemons(&mut self, ifindex: u32, name: &str, truth: Overdue, patience: Patience) {
-        match truth {
+        let what = match truth {
             Overdue::Link => {
-                let text =
-                    format!("the link is not as it was, and {patience}: the daemons are told");
-                tell(&mut self.actions, Weight::Warning, Some(name), text);
-                let usurper = self.nics.get(&ifindex).and_then(|nic| nic.usurper(&self.world));
                 self.all_informed(ifindex);
-                for socket in self.guarded_sockets() {
-                    self.want(Action::ResyncLink { socket, ifindex });
-                    if let Some(ifindex) = usurper {
-                        self.want(Action::ResyncLink { socket, ifindex });
-                    }
-                }
+                "the link is not as it was".to_owned()
+            }
+            Overdue::Address(address) if self.world.is_served(ifindex) => {
+                format!("{address} is on no interface")
             }
             Overdue::Address(address) => {
-                let where_it_is = if self.world.is_served(ifindex) {
-                    "on no interface"
-                } else {
-                    "behind a switch that takes no new flows"
-                };
-                let text =
-                    format!("{address} is {where_it_is}, and {patience}: the daemons are told");
-                tell(&mut self.actions, Weight::Warning, Some(name), text);
-                if !self.guarded_sockets().is_empty() {
-                    self.want(Action::ReplayRemoval { ifindex, address });
-                }
+                format!("{address} is behind a switch that takes no new flows")
             }
+        };
+        let text = format!("{what}, and {patience}: the daemons are told");
+        tell(&mut self.actions, Weight::Warning, Some(name), text);
+        let sockets = self.guarded_sockets();
+        let nic = self.nics.get(&ifindex);
+        for action in nic.map(|nic| nic.telling(truth, &sockets, &self.world)).into_iter().flatten()
+        {
+            self.want(action);
         }
     }
 
@@ -498,6 +495,16 @@ impl Engine {
     pub fn carried(&self) -> impl Iterator<Item = (u32, &Plan)> {
         let plans = self.nics.values().flat_map(|nic| nic.carry.iter().map(|it| (nic.ifindex, it)));
         plans.filter(|(_, plan)| !plan.is_empty())
+    }
+
+    /// All that is in force on the NICs, or may be in part.
+    #[must_use]
+    pub fn in_force(&self) -> BTreeMap<u32, Carried> {
+        let on = |nic: &Nic| {
+            let plans = nic.carried().into_iter().filter(|plan| !plan.is_empty()).collect();
+            (nic.ifindex, Carried { plans, stands_in: nic.stood_in })
+        };
+        self.nics.values().map(on).collect()
     }
 
     /// What may be in force for other NICs than this one, in part or wholly: they may need the same

@@ -18,29 +18,26 @@
 //! anchor held back takes every route through the NIC with it, and the rules point to an empty
 //! table. IPv6 routes have lifetimes of their own.
 //!
-//! All of it bears vipshield's protocol number ([`PROTOCOL`]), so that [`Carrier::sweep`] finds it.
+//! All of it bears vipshield's protocol number ([`PROTOCOL`]), so that the next vipshield finds what one
+//! that is gone carries still ([`Carrier::found`]), and what is left over ([`Carrier::sweep`]).
 
+mod found;
 mod objects;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeMap;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all};
+use futures_util::{StreamExt as _, future::join_all};
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage};
-use netlink_packet_route::{
-    AddressFamily, RouteNetlinkMessage,
-    route::RouteMessage,
-    rule::{RuleAttribute, RuleMessage},
-};
-use rtnetlink::{Handle, IpVersion, try_nl};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage, route::RouteMessage};
+use rtnetlink::{Handle, try_nl};
 use thiserror::Error;
 
 use self::objects::{Object, default_rule, objects, rules};
 use super::{
     clsact::{self, ClsactError},
-    own::{self, ANCHOR, OWN, STAND_IN},
-    route,
+    own::{self, ANCHOR, STAND_IN},
 };
-use crate::engine::Plan;
+use crate::engine::{Carried, Plan};
 
 /// Route and rule protocol: says whose they are. Not in `/etc/iproute2/rt_protos`.
 pub const PROTOCOL: u8 = 118;
@@ -77,14 +74,14 @@ impl Carrier {
     /// Has the kernel do at once what the first rule of a network namespace makes it do: it takes
     /// the table of local addresses, until then part of the main one, out of it (`fib_unmerge`,
     /// `net/ipv4/fib_rules.c`), and finds none of them for a moment. Within a sequence that would
-    /// cost packets.
+    /// cost packets. Where that rule is in force already there is nothing to prepare.
     pub async fn prepare(&self) -> Result<(), CarryError> {
         let rule = default_rule();
-        for add in [true, false] {
-            settled(add, self.set(&rule, add).await)
-                .map_err(|source| CarryError { what: format!("preparing {rule}"), source })?;
-        }
-        Ok(())
+        let prepared = match self.set(&rule, true).await {
+            Ok(()) => self.set(&rule, false).await,
+            refused => settled(true, refused),
+        };
+        prepared.map_err(|source| CarryError { what: format!("preparing {rule}"), source })
     }
 
     /// Replaces `old` by `new` for a NIC. What both have is not touched. New objects come first,
@@ -186,61 +183,22 @@ impl Carrier {
         })
     }
 
-    /// Takes back everything that bears vipshield's mark, whoever left it. Returns how many
-    /// objects that were.
-    pub async fn sweep(&self) -> Result<usize, CarryError> {
-        let listing = |what: &str| {
-            let what = format!("listing {what}");
-            move |source| CarryError { what, source }
-        };
-        let mut found = Vec::new();
-        for version in [IpVersion::V4, IpVersion::V6] {
-            let rules: Vec<RuleMessage> = self
-                .handle
-                .rule()
-                .get(version.clone())
-                .execute()
-                .try_collect()
-                .await
-                .map_err(listing("rules"))?;
-            found.extend(
-                rules.into_iter().filter(is_our_rule).map(|rule| Object::Rule(Box::new(rule))),
-            );
-        }
-        let routes = route::all_routes(&self.handle).await.map_err(listing("routes"))?;
-        found.extend(
-            routes
-                .into_iter()
-                .filter(|route| u8::from(route.header.protocol) == PROTOCOL)
-                .map(|route| Object::Route(Box::new(route))),
-        );
-        for own in OWN {
-            let addresses: Vec<_> = self
-                .handle
-                .address()
-                .get()
-                .set_address_filter(IpAddr::V4(own))
-                .execute()
-                .try_collect()
-                .await
-                .map_err(listing("addresses"))?;
-            let nics: BTreeSet<u32> = addresses.iter().map(|found| found.header.index).collect();
-            found.extend(nics.into_iter().map(|nic| Object::Own(nic, own)));
-        }
-        // Without IPv6 the kernel lists everything where that of IPv6 is asked for (`rtnl_dump_all` in
-        // `net/core/rtnetlink.c`).
-        let mut distinct: Vec<Object> = Vec::new();
-        for object in found {
-            if !distinct.contains(&object) {
-                distinct.push(object);
-            }
-        }
-        for object in &distinct {
+    /// What a vipshield that is gone carries for NICs still.
+    pub async fn found(&self) -> Result<BTreeMap<u32, Carried>, CarryError> {
+        Ok(found::carried(&found::all(&self.handle).await?))
+    }
+
+    /// Takes back everything that bears vipshield's mark, whoever left it, but for what is carried.
+    /// Returns how many objects that were.
+    pub async fn sweep(&self, carried: &BTreeMap<u32, Carried>) -> Result<usize, CarryError> {
+        let mut left = found::all(&self.handle).await?;
+        left.retain(|object| !found::is_part_of(object, carried));
+        for object in &left {
             // Some of it has a lifetime, which may end in this very moment.
             settled(false, self.set(object, false).await)
                 .map_err(|source| CarryError { what: format!("removing {object}"), source })?;
         }
-        Ok(distinct.len())
+        Ok(left.len())
     }
 }
 
@@ -273,14 +231,10 @@ fn settled(add: bool, result: Result<(), rtnetlink::Error>) -> Result<(), rtnetl
     }
 }
 
-fn is_our_rule(rule: &RuleMessage) -> bool {
-    rule.attributes.iter().any(|attribute| {
-        matches!(attribute, RuleAttribute::Protocol(protocol) if u8::from(*protocol) == PROTOCOL)
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{collections::BTreeSet, net::IpAddr};
+
     use super::*;
     use crate::engine::Route;
 

@@ -7,7 +7,7 @@ use libtest_mimic::Failed;
 use vipshield::{
     bpf::Pulse,
     driver::work::{Hands, Work},
-    engine::{Action, Config, Engine, Event, Link},
+    engine::{Action, Config, Engine, Event, Link, OnStop},
 };
 use vipshield_common::{counters::Counter, guard::STALL_NS};
 
@@ -120,6 +120,7 @@ pub(crate) fn not_answered() -> Result<(), Failed> {
         deadline: Duration::from_secs(1),
         replay_port: 1,
         own_addresses: Vec::new(),
+        on_stop: OnStop::default(),
     }));
     let link =
         Link { ifindex: nic, name: "nic".to_owned(), up: true, running: true, ..Link::default() };
