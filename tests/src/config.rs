@@ -196,6 +196,17 @@ pub struct LabConfig {
     pub keepalived_program: PathBuf,
     /// Shell commands that make the first node's network what a scenario wants.
     pub commands: Vec<String>,
+    /// How vipshield is run.
+    pub shield: ShieldConfig,
+}
+
+/// How vipshield is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ShieldConfig {
+    /// What it does at its end is left to it; or else it is told to release everything.
+    pub keeps: bool,
+    /// It has the capabilities that its documents name, and no other.
+    pub least_privilege: bool,
 }
 
 impl LabConfig {
@@ -225,6 +236,7 @@ impl LabConfig {
             check: None,
             keepalived_program: "keepalived".into(),
             commands: Vec::new(),
+            shield: ShieldConfig::default(),
         }
     }
 

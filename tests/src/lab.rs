@@ -220,11 +220,12 @@ impl Lab {
         nic: Option<&str>,
     ) -> Result<()> {
         let (token, epoch) = (self.run.token().to_owned(), self.epoch);
+        let how = self.config.shield;
         let node = self.node_mut(number)?;
         if let Some(keepalived) = &node.keepalived {
             node.sockets_before = Sockets::of(&keepalived.processes()?, &node.host)?;
         }
-        let started = Vipshield::start(program, node, nic, &token, epoch)?;
+        let started = Vipshield::start(program, node, nic, how, &token, epoch)?;
         node.vipshield.insert(started).ready().await
     }
 
@@ -241,7 +242,8 @@ impl Lab {
     /// When it cannot be started.
     pub fn spawn_vipshield(&self, number: usize, program: &Path) -> Result<Vipshield> {
         let nic = self.config.nic.as_str();
-        Vipshield::start(program, self.node(number)?, Some(nic), self.run.token(), self.epoch)
+        let (node, how) = (self.node(number)?, self.config.shield);
+        Vipshield::start(program, node, Some(nic), how, self.run.token(), self.epoch)
     }
 
     /// Start the first node's vipshield where it does not belong, and wait for nothing.
@@ -254,9 +256,9 @@ impl Lab {
         place: Place<'_>,
         nic: Option<&str>,
     ) -> Result<()> {
-        let (token, epoch) = (self.run.token().to_owned(), self.epoch);
+        let (token, epoch, how) = (self.run.token().to_owned(), self.epoch, self.config.shield);
         let node = self.node_mut(0)?;
-        let started = Vipshield::start_in(place, program, node, nic, &token, epoch)?;
+        let started = Vipshield::start_in(place, program, node, nic, how, &token, epoch)?;
         node.vipshield = Some(started);
         Ok(())
     }

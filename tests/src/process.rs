@@ -124,6 +124,31 @@ impl Program {
         self
     }
 
+    /// Let it have these capabilities at the most, root or not: what is not in the bounding set an
+    /// executable does not get (capabilities(7)).
+    #[must_use]
+    pub fn limited_to(mut self, capabilities: &[u8]) -> Self {
+        let allowed = capabilities.iter().fold(0_u64, |all, number| all | 1 << number);
+        // SAFETY: only system calls that are async-signal-safe, and no allocation.
+        unsafe {
+            self.command.pre_exec(move || {
+                for number in (0..64_u8).filter(|number| allowed & (1 << number) == 0) {
+                    let number = nix::libc::c_ulong::from(number);
+                    if nix::libc::prctl(nix::libc::PR_CAPBSET_DROP, number, 0, 0, 0) != 0 {
+                        let error = std::io::Error::last_os_error();
+                        // Behind the last one that the kernel knows.
+                        if error.raw_os_error() == Some(nix::libc::EINVAL) {
+                            break;
+                        }
+                        return Err(error);
+                    }
+                }
+                Ok(())
+            });
+        }
+        self
+    }
+
     /// Run it in this namespace, with the `/sys` that belongs to it.
     #[must_use]
     pub fn inside(mut self, namespace: &Arc<Netns>) -> Self {

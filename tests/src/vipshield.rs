@@ -10,11 +10,15 @@ use serde_json::Value;
 
 use crate::bpf::BpfObjects;
 use crate::clock;
+use crate::config::ShieldConfig;
 use crate::descriptors::{DescriptorLimit, first_free};
 use crate::lab::Node;
 use crate::netns::Netns;
 use crate::process::{Daemon, LogLine, Program};
 
+/// All that it needs: `CAP_NET_ADMIN`, `CAP_NET_RAW`, `CAP_SYS_PTRACE`, `CAP_PERFMON` and `CAP_BPF`
+/// (`linux/capability.h`).
+const CAPABILITIES: [u8; 5] = [12, 13, 19, 38, 39];
 /// Where vipshield runs.
 #[derive(Clone, Copy, Debug)]
 pub enum Place<'a> {
@@ -62,10 +66,11 @@ impl Vipshield {
         program: &Path,
         node: &Node,
         nic: Option<&str>,
+        how: ShieldConfig,
         token: &str,
         epoch: Instant,
     ) -> Result<Self> {
-        Self::start_in(Place::Node, program, node, nic, token, epoch)
+        Self::start_in(Place::Node, program, node, nic, how, token, epoch)
     }
 
     /// The same elsewhere than an operator should.
@@ -77,6 +82,7 @@ impl Vipshield {
         program: &Path,
         node: &Node,
         nic: Option<&str>,
+        how: ShieldConfig,
         token: &str,
         epoch: Instant,
     ) -> Result<Self> {
@@ -90,9 +96,11 @@ impl Vipshield {
                 (run.args(alone).arg(program), &node.host.namespace)
             }
         };
+        let run = if how.least_privilege { run.limited_to(&CAPABILITIES) } else { run };
         let daemon = run
             .args(["run", "--socket"])
             .arg(&socket)
+            .args(if how.keeps { &[][..] } else { &["--on-stop", "release"] })
             .args(nic.map(|nic| ["--interface", nic, "--metrics", "off"]).into_iter().flatten())
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()))
             .inside(namespace)
@@ -248,12 +256,21 @@ impl Vipshield {
         self.daemon.signal(Signal::SIGHUP)
     }
 
+    /// Ask it to end with SIGTERM, and leave it at that.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn ask_to_end(&self) -> Result<()> {
+        self.daemon.signal(Signal::SIGTERM)
+    }
+
     /// End it with SIGTERM.
     ///
     /// # Errors
-    /// When it does not end in 10 seconds (stretched) or its exit code is not 0.
+    /// When it does not end in 15 seconds (stretched; it waits 10 s for a move to end) or its exit code
+    /// is not 0.
     pub async fn stop(self) -> Result<()> {
-        let status = self.daemon.stop(Duration::from_secs(10)).await?;
+        let status = self.daemon.stop(Duration::from_secs(15)).await?;
         if !status.success() {
             bail!("vipshield ended with {status}");
         }

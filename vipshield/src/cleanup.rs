@@ -3,7 +3,7 @@
 //! What cannot be looked at, or not taken back, keeps nothing else from being taken back; it is said, and
 //! counted, and the command fails.
 
-use std::{fmt::Display, path::Path};
+use std::{collections::BTreeMap, fmt::Display, path::Path};
 
 use anyhow::{Context as _, Error, Result, ensure};
 use log::{error, info};
@@ -84,7 +84,7 @@ pub(crate) async fn clean_up(names: Vec<String>) -> Result<()> {
 /// Takes back what a vipshield that was killed has left in this network namespace, but for the
 /// guards. Returns how many objects that were.
 pub(crate) async fn sweep(carrier: &Carrier) -> Result<usize> {
-    let swept = carrier.sweep().await?;
+    let swept = carrier.sweep(&BTreeMap::new()).await?;
     let classified = bpf::sweep_classifiers().context("listing interfaces")?;
     carrier.release_clsact(&classified).await?;
     Ok(swept + classified.len())

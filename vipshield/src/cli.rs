@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::PossibleValue};
+
+use crate::engine::OnStop;
 
 /// Keeps keepalived calm, and its VIP reachable, while a node's only NIC is taken and given back.
 #[derive(Debug, Parser)]
@@ -52,6 +54,9 @@ pub struct Run {
     /// that this node takes part in
     #[arg(long, value_name = "MS", default_value = "1900", value_parser = milliseconds)]
     pub deadline: Duration,
+    /// What is left behind at SIGTERM and SIGINT
+    #[arg(long, value_name = "WHAT", default_value = "keep")]
+    pub on_stop: OnStop,
     /// Control socket
     #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,
@@ -93,6 +98,26 @@ pub enum Output {
     Text,
     /// For programs.
     Json,
+}
+
+impl ValueEnum for OnStop {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Keep, Self::Release]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::Keep => PossibleValue::new("keep").help(
+                "while a NIC is a port keepalived's sockets and VIPs stay where they are, for the next \
+                 vipshield: it is told nothing. Waits up to 10 s for a move to end; a second signal \
+                 ends that",
+            ),
+            Self::Release => PossibleValue::new("release").help(
+                "all is moved back and keepalived is told how things are: while a NIC is a port that \
+                 is a failover",
+            ),
+        })
+    }
 }
 
 /// Where metrics are served.

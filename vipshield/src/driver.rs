@@ -14,12 +14,12 @@ pub mod work;
 use std::{
     collections::VecDeque,
     future::{pending, ready},
-    io,
+    io, mem,
     net::IpAddr,
     time::Duration,
 };
 
-use log::{Level, debug, log, warn};
+use log::{Level, debug, info, log, warn};
 use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 use tokio::{
@@ -33,13 +33,13 @@ use self::{
     attach::{cookies, guard, listen, set_opening},
     look::Looks,
     switches::Inquiry,
-    work::{Hands, Source, Turn, Work},
+    work::{End, Hands, Source, Turn, Work},
 };
 use crate::{
     bpf::{self, BPFFS, BpfError, Pins, Programs, Pulse},
     causes::causes,
     daemons::{self, BorrowError, Probes, ScanError, Scanner, Scope, SocketError},
-    engine::{Action, Config, Engine, Event, Notice, VrrpSocket, Weight},
+    engine::{Action, Config, Engine, Event, Notice, OnStop, VrrpSocket, Weight},
     metrics::Scrapes,
     net::{
         AnnounceError, Announcer, Carrier, CarryError, ClsactError, GroupError, Groups, Monitor,
@@ -79,6 +79,9 @@ pub enum DriverError {
     /// The clock.
     #[error("CLOCK_MONOTONIC: {0}")]
     Clock(#[source] nix::Error),
+    /// The end was not all that it should have been; what was not is in the log.
+    #[error("{0} things that had to be done at the end could not be")]
+    Undone(u32),
 }
 
 /// An action failed.
@@ -182,7 +185,10 @@ impl Driver {
         driver.begin().await?;
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !driver.work.finished {
+        let end = loop {
+            if let Some(end) = driver.work.finished {
+                break end;
+            }
             let mut turn = Turn::default();
             let mut due = driver.next(&mut turn, &mut beat, &mut terminate, &mut interrupt).await?;
             // Here and nowhere else, or a loop that never comes back would withhold for ever.
@@ -191,26 +197,44 @@ impl Driver {
             }
             while let Some(wake) = due.take() {
                 driver.serve(wake).await?;
-                if !driver.work.finished {
+                if driver.work.finished.is_none() {
                     due = driver.next(&mut turn, &mut beat, &mut terminate, &mut interrupt).await?;
                 }
             }
             driver.settle().await?;
-        }
-        let Self { parts: Parts { mut programs, carrier, pins, .. }, pulse, .. } = driver;
+        };
+        driver.end(end).await
+    }
+
+    /// What lasts for longer than this process is left, or taken away, once nothing is withheld any more.
+    async fn end(self, End { kept, mut undone }: End) -> Result<(), DriverError> {
+        let Self { parts: Parts { mut programs, carrier, pins, config, .. }, pulse, .. } = self;
         drop(pulse);
-        let unused = programs.unused_clsacts(true)?;
-        if let Err(error) = carrier.release_clsact(&unused).await {
-            warn!("{error}");
+        match config.on_stop {
+            // Dropped, they would take with them what is attached.
+            OnStop::Keep => mem::forget(programs),
+            OnStop::Release => {
+                let unused = programs.unused_clsacts(true)?;
+                if let Err(error) = carrier.release_clsact(&unused).await {
+                    warn!("{error}");
+                    undone = undone.saturating_add(1);
+                }
+            }
         }
-        if let Err(error) = pins.remove() {
+        // The next one reads them.
+        if !kept && let Err(error) = pins.remove() {
             warn!("tables of names and sockets stay pinned in {BPFFS}: {error}");
+            undone = undone.saturating_add(1);
         }
-        Ok(())
+        if undone == 0 { Ok(()) } else { Err(DriverError::Undone(undone)) }
     }
 
     /// Alive before anything is guarded, and everything seen before anything is decided.
     async fn begin(&mut self) -> Result<(), DriverError> {
+        match self.parts.carrier.found().await {
+            Ok(nics) => self.feed([Event::Carried { nics }]).await?,
+            Err(error) => warn!("what an earlier vipshield carries cannot be told: {error}"),
+        }
         let snapshot = self.parts.monitor.snapshot().await?;
         let (daemons, _) = self.look()?;
         let names = self.parts.pins.names(&cookies(&daemons));
@@ -225,6 +249,12 @@ impl Driver {
         self.settle().await?;
         // Only now does the table of NICs say as much as that of the one before.
         self.parts.pins.keep(&self.parts.programs);
+        // By now it is known what of it is wanted.
+        match self.parts.carrier.sweep(&self.work.engine.in_force()).await {
+            Ok(0) => {}
+            Ok(swept) => info!("{swept} objects of an earlier vipshield taken back"),
+            Err(error) => warn!("what an earlier vipshield has left stays: {}", causes(&error)),
+        }
         Ok(())
     }
 
@@ -414,13 +444,21 @@ impl Hands for Adapters<'_> {
         monotonic()
     }
 
-    async fn carry_out(&mut self, action: &Action) -> Result<Result<(), String>, DriverError> {
+    async fn carry_out(
+        &mut self,
+        engine: &Engine,
+        action: &Action,
+    ) -> Result<Result<(), String>, DriverError> {
         if let Action::Tell { notice } = action {
             self.tell(notice.clone())?;
             return Ok(Ok(()));
         }
         let done = timeout(ANSWER, self.try_to(action)).await;
-        Ok(done.map_err(Into::into).flatten().map_err(|error| causes(&error)))
+        Ok(match done.map_err(Into::into).flatten() {
+            // What is gone has nothing left to be taken back.
+            Err(ActionError::Borrow(error)) if engine.is_ending() && error.is_gone() => Ok(()),
+            done => done.map_err(|error| causes(&error)),
+        })
     }
 }
 
@@ -496,7 +534,7 @@ impl Adapters<'_> {
             }
             Action::ShowAddress { ifindex, address } => replay.show(*ifindex, *address).await?,
             Action::Rescan => self.looks.soon(Scope::Known, &[Duration::ZERO]),
-            Action::Tell { .. } | Action::Finish => {}
+            Action::Tell { .. } | Action::Finish { .. } => {}
         }
         Ok(())
     }

@@ -87,10 +87,6 @@ async fn run(options: Run) -> Result<()> {
     let (connection, handle, _) = rtnetlink::new_connection().context("an rtnetlink socket")?;
     tokio::spawn(connection);
     let carrier = Carrier::new(handle.clone());
-    let swept = cleanup::sweep(&carrier).await?;
-    if swept > 0 {
-        info!("{swept} objects of an earlier vipshield taken back");
-    }
     let replay = Replay::open(handle.clone()).context("an rtnetlink socket")?;
     let vips = Vips::new(handle.clone(), replay.handle());
     let config = Config {
@@ -98,7 +94,7 @@ async fn run(options: Run) -> Result<()> {
         deadline: options.deadline,
         replay_port: replay.port,
         own_addresses: OWN.map(Into::into).to_vec(),
-        marks: swept > 0,
+        on_stop: options.on_stop,
     };
     info!(
         "vipshield {} guards {} (what is untrue is withheld for {} ms at the most)",
@@ -116,6 +112,7 @@ async fn run(options: Run) -> Result<()> {
     }
     let monitor = Monitor::open(handle)?;
     programs.post_sentry(&monitor)?;
+    programs.adopt_classifiers()?;
     let scanner = Scanner::new(options.daemons)?;
     let parts = Parts {
         programs,
@@ -132,9 +129,7 @@ async fn run(options: Run) -> Result<()> {
         scrapes,
         config,
     };
-    Box::pin(Driver::run(parts)).await?;
-    info!("vipshield ended: no daemon carries the guard any more");
-    Ok(())
+    Ok(Box::pin(Driver::run(parts)).await?)
 }
 
 /// The soft limit of open files is for programs that call `select(2)`, which this one does not; and

@@ -23,6 +23,7 @@ use crate::rtnl::{Link, address_of};
 use crate::sequence::{Sequence, Undisturbed};
 use crate::vipshield::{Vipshield, is_ready};
 use crate::witness::timeline::{Change, Gap, Overlap, Window, overlap};
+use crate::witnesses::Observed;
 
 /// For so long vipshield withholds what is not true, at the most: its default.
 pub(super) const DEADLINE: Duration = Duration::from_millis(1_900);
@@ -381,6 +382,11 @@ impl Ground {
     /// Take vipshield out, to be stopped or killed.
     pub(super) fn take_vipshield(&mut self) -> Result<Vipshield> {
         self.lab.node_mut(0)?.vipshield.take().context("vipshield does not run")
+    }
+
+    /// What the witnesses saw since then.
+    pub(super) fn seen_since(&self, from: Instant) -> Observed {
+        self.witnesses.observe(&self.lab, Window { from, to: clock::now() })
     }
 
     /// No state of VRRP changed on any node since then.

@@ -22,6 +22,7 @@ mod rough;
 mod rules;
 mod scene;
 mod scripts;
+mod stops;
 mod strangers;
 mod switches;
 mod unseen;
@@ -192,6 +193,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(many::scenarios());
     all.extend(real_failures::scenarios());
     all.extend(restarts::scenarios());
+    all.extend(stops::scenarios());
     all.extend(scripts::scenarios());
     all.extend(rules::scenarios());
     all.extend(switches::scenarios());

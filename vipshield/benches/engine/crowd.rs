@@ -6,7 +6,7 @@ use std::{collections::VecDeque, net::IpAddr, time::Duration};
 use vipshield::{
     engine::{
         Action, Address, CommandSocket, Config, Daemon, Engine, Event, Family, Filter, Heard, Link,
-        MonitorSocket, Role, Route, Rule, RuleKind, SocketId, VrrpSocket,
+        MonitorSocket, OnStop, Role, Route, Rule, RuleKind, SocketId, VrrpSocket,
     },
     wire::{Advert, Arp, Authentication, Checksum, Content, Frame, Mac, Operation, Version},
 };
@@ -114,7 +114,7 @@ impl Crowd {
             deadline: Duration::from_secs(1),
             replay_port: 4242,
             own_addresses: Vec::new(),
-            marks: false,
+            on_stop: OnStop::default(),
         });
         let now = Duration::from_secs(100);
         let mut crowd = Self { engine, place, pods, now };
@@ -194,7 +194,7 @@ impl Crowd {
         while let Some(event) = events.pop_front() {
             self.engine.handle(event, self.now);
             while let Some(action) = self.engine.poll_action() {
-                if !matches!(action, Action::Tell { .. } | Action::Finish) {
+                if !matches!(action, Action::Tell { .. } | Action::Finish { .. }) {
                     events.push_back(Event::Succeeded { action });
                 }
             }

@@ -85,6 +85,13 @@ impl Classifiers {
         Ok(Self::default())
     }
 
+    /// Takes the classifiers of a vipshield that is gone off all interfaces, and what they were put on over:
+    /// a clsact that goes costs packets. Where the kernel has tcx there is nothing of it.
+    pub(super) fn adopt(&mut self) -> io::Result<()> {
+        self.clsacts.extend(sweep_classifiers()?);
+        Ok(())
+    }
+
     /// Puts a program on an interface, unless it is there.
     pub(super) fn attach(
         &mut self,

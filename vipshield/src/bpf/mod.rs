@@ -358,6 +358,12 @@ impl Programs {
         self.port_sentries.post(&mut self.ebpf)
     }
 
+    /// Takes over what a vipshield that is gone has left on interfaces: nothing of it does anything any
+    /// more.
+    pub fn adopt_classifiers(&mut self) -> Result<(), BpfError> {
+        self.classifiers.adopt().map_err(BpfError::Interfaces)
+    }
+
     /// The interfaces on which clsact was made and is needed no longer, be it that something could
     /// not be attached. Each is named once. Those that are up are left out unless it is `the_end`:
     /// see [`Classifiers::unused_clsacts`].

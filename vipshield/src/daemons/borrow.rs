@@ -44,6 +44,12 @@ pub enum BorrowError {
 }
 
 impl BorrowError {
+    /// Whether it says that the socket is gone, and with it all that was done to it.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.says() == Says::Gone
+    }
+
     /// What it says of the socket.
     pub(super) fn says(&self) -> Says {
         match self {

@@ -29,7 +29,20 @@ pub trait Hands {
     fn now(&self) -> Result<Duration, Self::Error>;
 
     /// Carries out an action. The inner error is what the engine is told of one that failed.
-    async fn carry_out(&mut self, action: &Action) -> Result<Result<(), String>, Self::Error>;
+    async fn carry_out(
+        &mut self,
+        engine: &Engine,
+        action: &Action,
+    ) -> Result<Result<(), String>, Self::Error>;
+}
+
+/// What the end has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End {
+    /// Sockets and VIPs stay as they are, for the next vipshield.
+    pub kept: bool,
+    /// So much could not be done.
+    pub undone: u32,
 }
 
 /// See the [module](self).
@@ -43,7 +56,7 @@ pub struct Work {
     until: Duration,
     soon: Duration,
     /// The engine has done its last.
-    pub finished: bool,
+    pub finished: Option<End>,
 }
 
 impl Work {
@@ -55,7 +68,7 @@ impl Work {
             results: Vec::new(),
             until: Duration::MAX,
             soon: Duration::MAX,
-            finished: false,
+            finished: None,
         }
     }
 
@@ -90,13 +103,15 @@ impl Work {
         }
         self.engine.handle_all(seen, hands.now()?);
         while let Some(action) = self.engine.poll_action() {
-            let done = if hands.now()? < self.until || self.engine.is_stopping() {
-                hands.carry_out(&action).await?
+            let done = if hands.now()? < self.until || self.engine.is_ending() {
+                hands.carry_out(&self.engine, &action).await?
             } else {
                 Err(PUT_OFF.to_owned())
             };
             match (action, done) {
-                (Action::Finish, _) => self.finished = true,
+                (Action::Finish { kept, undone }, _) => {
+                    self.finished = Some(End { kept, undone });
+                }
                 (Action::Tell { .. }, _) => {}
                 (action, Ok(())) => self.results.push(Event::Succeeded { action }),
                 (action, Err(error)) => self.results.push(Event::Failed { action, error }),
@@ -171,8 +186,8 @@ mod tests {
 
     use super::*;
     use crate::engine::{
-        Address, CommandSocket, Config, Daemon, Family, Filter, Intent, Link, MonitorSocket, Role,
-        SocketId, VrrpSocket,
+        Address, CommandSocket, Config, Daemon, Family, Filter, Intent, Link, MonitorSocket,
+        OnStop, Role, SocketId, VrrpSocket,
     };
 
     const NIC: u32 = 2;
@@ -201,10 +216,14 @@ mod tests {
             Ok(self.now)
         }
 
-        async fn carry_out(&mut self, action: &Action) -> Result<Result<(), String>, Infallible> {
+        async fn carry_out(
+            &mut self,
+            _: &Engine,
+            action: &Action,
+        ) -> Result<Result<(), String>, Infallible> {
             let kind = kind(action);
             let freezes = self.frozen.as_ref() == Some(&kind);
-            if !matches!(action, Action::Tell { .. } | Action::Finish) {
+            if !matches!(action, Action::Tell { .. } | Action::Finish { .. }) {
                 self.kinds.insert(kind);
                 self.now += self.takes;
             }
@@ -277,7 +296,7 @@ mod tests {
                 deadline: Duration::from_secs(1),
                 replay_port: 1,
                 own_addresses: Vec::new(),
-                marks: false,
+                on_stop: OnStop::default(),
             };
             let frozen = frozen.map(str::to_owned);
             let (now, stalls, kinds) = (Duration::from_secs(100), Vec::new(), BTreeSet::new());

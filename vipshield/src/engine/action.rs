@@ -186,7 +186,12 @@ pub enum Action {
         notice: Notice,
     },
     /// Everything asked for by [`Stop`](super::Event::Stop) has been tried: end.
-    Finish,
+    Finish {
+        /// Sockets and VIPs stay as they are, and what is left on them for the next vipshield.
+        kept: bool,
+        /// How much of it could not be done.
+        undone: u32,
+    },
 }
 
 impl Action {
@@ -217,7 +222,7 @@ impl Action {
             | Self::Answer { .. }
             | Self::SetProbe { .. }
             | Self::Tell { .. }
-            | Self::Finish => None,
+            | Self::Finish { .. } => None,
         }
     }
 }
@@ -294,7 +299,7 @@ impl fmt::Display for Action {
             }
             Self::Rescan => f.write_str("looking at the daemons' sockets"),
             Self::Tell { notice } => write!(f, "telling: {notice}"),
-            Self::Finish => f.write_str("ending"),
+            Self::Finish { .. } => f.write_str("ending"),
         }
     }
 }

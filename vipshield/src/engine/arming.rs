@@ -25,6 +25,8 @@ pub(super) struct Arming {
     deaf_until: Duration,
     /// How long hints will not be heeded if those of now come to nothing.
     pause: Duration,
+    /// A bridge appeared: something will come of that, until then.
+    expects_until: Duration,
 }
 
 impl Arming {
@@ -38,6 +40,7 @@ impl Arming {
     /// A bridge appeared.
     pub(super) fn new_bridge(&mut self, now: Duration) {
         self.until = None;
+        self.expects_until = now.saturating_add(ARMED);
         self.arm(now);
     }
 
@@ -53,6 +56,7 @@ impl Arming {
     pub(super) fn came_true(&mut self) {
         self.pause = Duration::ZERO;
         self.deaf_until = Duration::ZERO;
+        self.expects_until = Duration::ZERO;
     }
 
     /// Time went by.
@@ -62,6 +66,11 @@ impl Arming {
             self.pause = self.pause.saturating_mul(2).clamp(PAUSE, PAUSE_AT_MOST);
             self.deaf_until = now.saturating_add(self.pause);
         }
+    }
+
+    /// Whether a transition is about to begin, as far as a good sign says.
+    pub(super) fn expects_one(&self, now: Duration) -> bool {
+        now < self.expects_until
     }
 
     pub(super) fn is_armed(&self) -> bool {

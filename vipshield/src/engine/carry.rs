@@ -125,6 +125,15 @@ pub(super) fn detours<'a>(
     all.collect()
 }
 
+/// What is in force on a NIC, or found there of a vipshield that is gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Carried {
+    /// Of each any part may be in force.
+    pub plans: Vec<Plan>,
+    /// An address stands in for its own: a daemon may be about to start.
+    pub stands_in: bool,
+}
+
 /// NIC and bearer as one wire, past the bridge between them, in the moments in which the bridge
 /// does not forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     action::Action,
-    carry::Route,
+    carry::{Carried, Route},
     heard::Heard,
     probe::Received,
     speakers::Speaker,
@@ -63,6 +63,11 @@ pub enum Event {
     Inherited {
         /// By interface index.
         names: BTreeMap<u32, String>,
+    },
+    /// What a vipshield that is gone carries for NICs still. Told once, before the first snapshot.
+    Carried {
+        /// By interface index.
+        nics: BTreeMap<u32, Carried>,
     },
     /// Frames passed guarded NICs or their bearers.
     Heard {

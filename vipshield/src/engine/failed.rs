@@ -115,7 +115,7 @@ impl Engine {
             | Action::Answer { .. }
             | Action::SetProbe { .. }
             | Action::Tell { .. }
-            | Action::Finish => false,
+            | Action::Finish { .. } => false,
         }
     }
 
@@ -235,6 +235,6 @@ fn remedy(action: &Action) -> &'static str {
             "it is tried again; if it stays, restart vipshield: until then keepalived may see too \
              much or too little"
         }
-        Action::Rescan | Action::Tell { .. } | Action::Finish => "it is tried again",
+        Action::Rescan | Action::Tell { .. } | Action::Finish { .. } => "it is tried again",
     }
 }

@@ -4,7 +4,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use super::{
-    Engine,
+    Engine, TURNOVER,
     action::Action,
     carry::Plan,
     nic::Nic,
@@ -105,7 +105,18 @@ impl Engine {
             if link.name == name { String::new() } else { format!(", now called {}", link.name) };
         let text = format!("guarded from now on (interface {ifindex}{called})");
         tell(&mut self.actions, Weight::Info, Some(&name), text);
-        self.nics.insert(ifindex, Nic::new(link, name, now));
+        let mut nic = Nic::new(link, name, now);
+        if let Some(carried) = self.found_carried.remove(&ifindex) {
+            if carried.stands_in {
+                self.turnover_until = Some(now.saturating_add(TURNOVER));
+            }
+            // Who carries has seen a sign of what is to come, or what has begun.
+            self.arming.hint(now);
+            nic.adopt(carried, &self.world);
+            // Rules of whatever version are replaced.
+            self.detours = None;
+        }
+        self.nics.insert(ifindex, nic);
     }
 
     /// A vipshield that is gone has left VRRP sockets on what was the bearer of their NIC: they are that

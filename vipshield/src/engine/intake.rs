@@ -23,6 +23,10 @@ impl Engine {
                 self.world.list_rules(rules);
             }
             Event::Inherited { names } => self.inherited = names,
+            Event::Carried { nics } => {
+                self.marks |= !nics.is_empty();
+                self.found_carried = nics;
+            }
             Event::Link { link } => return self.link_seen(link, now),
             Event::LinkRemoved { ifindex } => {
                 let concerns = self.concerns_known_link(ifindex);
@@ -110,7 +114,7 @@ impl Engine {
             }
             Event::Failed { action, error } => self.action_failed(action, &error, now),
             Event::Tick => {}
-            Event::Stop => self.stopping = true,
+            Event::Stop => self.told_to_stop(now),
         }
         true
     }
@@ -390,7 +394,7 @@ impl Engine {
             | Action::Answer { .. }
             | Action::SetProbe { .. }
             | Action::Tell { .. }
-            | Action::Finish => {}
+            | Action::Finish { .. } => {}
         }
     }
 
@@ -454,7 +458,7 @@ impl Engine {
             | Action::ReplayRemoval { .. }
             | Action::Rescan
             | Action::Tell { .. }
-            | Action::Finish => {}
+            | Action::Finish { .. } => {}
         }
         self.note_failure(action, error, now);
     }

@@ -50,7 +50,8 @@ use std::{
 
 pub use self::{
     action::Action,
-    carry::{Detour, Detours, Plan, Route, Shunt, Trigger},
+    carry::{Carried, Detour, Detours, Plan, Route, Shunt, Trigger},
+    ending::OnStop,
     event::{About, Event, Withheld},
     health::Health,
     heard::Heard,
@@ -74,6 +75,7 @@ use self::{
     announce::Announcer,
     arming::Arming,
     claims::Claims,
+    ending::Ending,
     failed::Failure,
     grants::Grants,
     heard::Tally,
@@ -109,8 +111,8 @@ pub struct Config {
     pub replay_port: u32,
     /// Addresses that vipshield puts on NICs itself: they belong to nobody's NIC.
     pub own_addresses: Vec<IpAddr>,
-    /// An earlier vipshield has left something on the node: it has guarded a daemon here.
-    pub marks: bool,
+    /// What is left behind at the end.
+    pub on_stop: OnStop,
 }
 
 /// The engine. See the [module](self).
@@ -124,6 +126,8 @@ pub struct Engine {
     detours: Option<Detours>,
     /// NICs of a vipshield that is gone, by the names under which daemons know them.
     inherited: BTreeMap<u32, String>,
+    /// What a vipshield that is gone carries for NICs, until they are guarded.
+    found_carried: BTreeMap<u32, Carried>,
     /// IPv6 addresses whose loss was said again, on which interface, and until when to expect to hear
     /// of it.
     flashes: Vec<(u32, Address, Duration)>,
@@ -183,7 +187,7 @@ pub struct Engine {
     /// When everything was looked at last: what was due by then is done, or will be tried again.
     evaluated: Duration,
     started: bool,
-    stopping: bool,
+    ending: Ending,
     withheld: u64,
     released: u64,
     rebound: u64,
@@ -196,12 +200,13 @@ impl Engine {
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self {
-            marks: config.marks,
+            marks: false,
             config,
             world: World::default(),
             nics: BTreeMap::new(),
             detours: Some(Detours::new()),
             inherited: BTreeMap::new(),
+            found_carried: BTreeMap::new(),
             flashes: Vec::new(),
             grants: Grants::default(),
             actions: VecDeque::new(),
@@ -232,7 +237,7 @@ impl Engine {
             rest: Rest::default(),
             evaluated: Duration::ZERO,
             started: false,
-            stopping: false,
+            ending: Ending::No,
             withheld: 0,
             released: 0,
             rebound: 0,
@@ -249,23 +254,20 @@ impl Engine {
     /// The same for all that was seen by `now`, in this order, before anything is decided.
     pub fn handle_all(&mut self, events: impl IntoIterator<Item = Event>, now: Duration) {
         let mut news = false;
-        if self.stopping {
-            return;
-        }
         for event in events {
-            news |= self.take_in(event, now);
+            if self.is_ending() {
+                self.at_the_end(event);
+            } else {
+                news |= self.take_in(event, now);
+            }
         }
-        if self.stopping {
-            self.let_go();
-        } else if self.started {
+        let must_end = self.must_end(now);
+        if self.started && !must_end && !self.is_ending() {
             self.look(news, now);
         }
-    }
-
-    /// Whether what is to be done now is its last.
-    #[must_use]
-    pub const fn is_stopping(&self) -> bool {
-        self.stopping
+        if must_end || self.may_end(now) {
+            self.let_go(now);
+        }
     }
 
     /// The next thing to do, if there is any.
@@ -276,7 +278,7 @@ impl Engine {
     /// When [`Event::Tick`] is due, if at all.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        if self.stopping || !self.started {
+        if self.is_ending() || !self.started {
             return None;
         }
         self.nics
@@ -297,6 +299,7 @@ impl Engine {
             .chain(self.announcer.next_deadline())
             .chain(self.grants.next_deadline(self.evaluated))
             .chain(self.next_disuse(self.evaluated))
+            .chain(self.end())
             .min()
     }
 
@@ -476,35 +479,26 @@ impl Engine {
 
     /// The deadline has come: the daemons get to know.
     fn tell_daemons(&mut self, ifindex: u32, name: &str, truth: Overdue, patience: Patience) {
-        match truth {
+        let what = match truth {
             Overdue::Link => {
-                let text =
-                    format!("the link is not as it was, and {patience}: the daemons are told");
-                tell(&mut self.actions, Weight::Warning, Some(name), text);
-                let usurper = self.nics.get(&ifindex).and_then(|nic| nic.usurper(&self.world));
                 self.all_informed(ifindex);
-                for socket in self.guarded_sockets() {
-                    self.want(Action::ResyncLink { socket, ifindex });
-                    if let Some(ifindex) = usurper {
-                        self.want(Action::ResyncLink { socket, ifindex });
-                    }
-                }
+                "the link is not as it was".to_owned()
             }
-            Overdue::Address(address) => {
-                let cut_off = self.nics.get(&ifindex).and_then(Nic::cut_off);
-                let why = match cut_off {
-                    Some(why) => format!("is {why}, and {patience}"),
-                    None if self.world.is_deaf(ifindex, Family::of(address.ip)) => {
-                        "is where the daemons hear no adverts".to_owned()
-                    }
-                    None => format!("is on no interface, and {patience}"),
-                };
-                let text = format!("{address} {why}: the daemons are told");
-                tell(&mut self.actions, Weight::Warning, Some(name), text);
-                if !self.guarded_sockets().is_empty() {
-                    self.want(Action::ReplayRemoval { ifindex, address });
+            Overdue::Address(address) => match self.nics.get(&ifindex).and_then(Nic::cut_off) {
+                Some(why) => format!("{address} is {why}"),
+                None if self.world.is_deaf(ifindex, Family::of(address.ip)) => {
+                    format!("{address} is where the daemons hear no adverts")
                 }
-            }
+                None => format!("{address} is on no interface"),
+            },
+        };
+        let text = format!("{what}, and {patience}: the daemons are told");
+        tell(&mut self.actions, Weight::Warning, Some(name), text);
+        let sockets = self.guarded_sockets();
+        let nic = self.nics.get(&ifindex);
+        for action in nic.map(|nic| nic.telling(truth, &sockets, &self.world)).into_iter().flatten()
+        {
+            self.want(action);
         }
     }
 
@@ -549,6 +543,16 @@ impl Engine {
     pub fn carried(&self) -> impl Iterator<Item = (u32, &Plan)> {
         let plans = self.nics.values().flat_map(|nic| nic.carry.iter().map(|it| (nic.ifindex, it)));
         plans.filter(|(_, plan)| !plan.is_empty())
+    }
+
+    /// All that is in force on the NICs, or may be in part.
+    #[must_use]
+    pub fn in_force(&self) -> BTreeMap<u32, Carried> {
+        let on = |nic: &Nic| {
+            let plans = nic.carried().into_iter().filter(|plan| !plan.is_empty()).collect();
+            (nic.ifindex, Carried { plans, stands_in: nic.stood_in })
+        };
+        self.nics.values().map(on).collect()
     }
 
     /// The rules that are needed if this is carried for a NIC, beside what may be in force for others, in

@@ -14,9 +14,10 @@ use vipshield_common::guard::withhold;
 use self::passage::Passage;
 pub(super) use self::passage::{CutOff, Way};
 use super::{
+    action::Action,
     carry::{Plan, Route, Shunt},
     phase::{Phase, Signs, derive},
-    world::{Address, Family, Link, World},
+    world::{Address, Family, Link, SocketId, World},
 };
 
 /// For so long after it was taken down a NIC may have no carrier. The kernel looks at carriers once a
@@ -168,6 +169,15 @@ impl Nic {
         self.home.retain(|known, _| known.ip != address.ip);
         self.absent.retain(|known, _| known.ip != address.ip);
         self.mourned.retain(|known| known.ip != address.ip);
+    }
+
+    /// Whether nothing is under way: nothing that is not true has to be told, its routes had the time to come
+    /// back, and it has its name again once it has all else.
+    pub(super) fn is_calm(&self, now: Duration) -> bool {
+        let lingers = self.is_carried() && self.lingers_until().is_some_and(|until| now < until);
+        let unnamed = self.phase == Phase::Free && self.renamed;
+        let moves = self.phase.is_transition() || lingers || unnamed;
+        !moves && self.astray.is_none() && self.absent.is_empty()
     }
 
     /// Whether it is as it is when nothing has been done to it.
@@ -476,6 +486,27 @@ impl Nic {
                 self.forget(address);
                 self.mourned.insert(address);
             }
+        }
+    }
+
+    /// What tells the daemons that this is so.
+    pub(super) fn telling(
+        &self,
+        truth: Overdue,
+        sockets: &[SocketId],
+        world: &World,
+    ) -> Vec<Action> {
+        let ifindex = self.ifindex;
+        match truth {
+            Overdue::Link => {
+                let links = [Some(ifindex), self.usurper(world)];
+                let all = sockets.iter().flat_map(|socket| {
+                    links.into_iter().flatten().map(|ifindex| (*socket, ifindex))
+                });
+                all.map(|(socket, ifindex)| Action::ResyncLink { socket, ifindex }).collect()
+            }
+            Overdue::Address(_) if sockets.is_empty() => Vec::new(),
+            Overdue::Address(address) => vec![Action::ReplayRemoval { ifindex, address }],
         }
     }
 

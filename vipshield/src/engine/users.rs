@@ -102,7 +102,7 @@ impl Engine {
             | Action::WatchAddresses { .. }
             | Action::Answer { .. }
             | Action::Tell { .. }
-            | Action::Finish => false,
+            | Action::Finish { .. } => false,
         }
     }
 

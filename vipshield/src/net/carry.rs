@@ -18,15 +18,17 @@
 //! anchor held back takes every route through the NIC with it, and the rules point to an empty
 //! table. IPv6 routes have lifetimes of their own.
 //!
-//! All of it bears vipshield's protocol number ([`PROTOCOL`]), so that [`Carrier::sweep`] finds it.
+//! All of it bears vipshield's protocol number ([`PROTOCOL`]), so that the next vipshield finds what one
+//! that is gone carries still ([`Carrier::found`]), and what is left over ([`Carrier::sweep`]).
 
 mod detours;
+mod found;
 mod objects;
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::collections::BTreeMap;
 
 use futures_util::{
-    StreamExt as _, TryStreamExt as _,
+    StreamExt as _,
     future::{join, join_all},
 };
 use netlink_packet_core::{NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE, NLM_F_REQUEST, NetlinkMessage};
@@ -42,10 +44,10 @@ use self::{
 };
 use super::{
     clsact::{self, ClsactError},
-    own::{self, ANCHOR, OWN, STAND_IN},
-    route, rule,
+    own::{self, ANCHOR, STAND_IN},
+    rule,
 };
-use crate::engine::{Detours, Plan};
+use crate::engine::{Carried, Detours, Plan};
 
 /// Route and rule protocol: says whose they are. Not in `/etc/iproute2/rt_protos`.
 pub const PROTOCOL: u8 = 118;
@@ -226,50 +228,26 @@ impl Carrier {
         })
     }
 
-    /// Takes back everything that bears vipshield's mark, whoever left it. Returns how many
-    /// objects that were.
-    pub async fn sweep(&self) -> Result<usize, CarryError> {
-        let listing = |what: &str| {
-            let what = format!("listing {what}");
-            move |source| CarryError { what, source }
-        };
-        let mut found = Vec::new();
-        let routes = route::all_routes(&self.handle).await.map_err(listing("routes"))?;
-        found.extend(
-            routes
-                .into_iter()
-                .filter(|route| u8::from(route.header.protocol) == PROTOCOL)
-                .map(|route| Object::Route(Box::new(route))),
-        );
-        for own in OWN {
-            let addresses: Vec<_> = self
-                .handle
-                .address()
-                .get()
-                .set_address_filter(IpAddr::V4(own))
-                .execute()
-                .try_collect()
-                .await
-                .map_err(listing("addresses"))?;
-            let nics: BTreeSet<u32> = addresses.iter().map(|found| found.header.index).collect();
-            found.extend(nics.into_iter().map(|nic| Object::Own(nic, own)));
+    /// What a vipshield that is gone carries for NICs still.
+    pub async fn found(&self) -> Result<BTreeMap<u32, Carried>, CarryError> {
+        Ok(found::carried(&found::all(&self.handle).await?))
+    }
+
+    /// Takes back everything that bears vipshield's mark, whoever left it, but for what is carried.
+    /// Returns how many objects that were.
+    pub async fn sweep(&self, carried: &BTreeMap<u32, Carried>) -> Result<usize, CarryError> {
+        let mut left = found::all(&self.handle).await?;
+        left.retain(|object| !found::is_part_of(object, carried));
+        // Who carries has replaced all rules. What they lead to goes after them.
+        if carried.values().all(|carried| carried.plans.is_empty()) {
+            left.splice(0..0, self.own_rules().await?);
         }
-        // Without IPv6 the kernel lists everything where that of IPv6 is asked for (`rtnl_dump_all` in
-        // `net/core/rtnetlink.c`).
-        let mut distinct: Vec<Object> = Vec::new();
-        for object in found {
-            if !distinct.contains(&object) {
-                distinct.push(object);
-            }
-        }
-        // Of rules there may be several alike.
-        distinct.splice(0..0, self.own_rules().await?);
-        for object in &distinct {
+        for object in &left {
             // Some of it has a lifetime, which may end in this very moment.
             settled(false, self.set(object, false).await)
                 .map_err(|source| CarryError { what: format!("removing {object}"), source })?;
         }
-        Ok(distinct.len())
+        Ok(left.len())
     }
 }
 

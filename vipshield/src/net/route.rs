@@ -30,14 +30,20 @@ pub(super) async fn all_routes(handle: &Handle) -> Result<Vec<RouteMessage>, rtn
 /// next hop is, or that leads nowhere, is interface 0's: no NIC has it, but it may outrank what one has.
 pub(super) fn decode(message: &RouteMessage) -> Option<(u32, Route)> {
     let header = &message.header;
+    if header.table != RT_TABLE_MAIN || header.tos != 0 {
+        return None;
+    }
+    of_any_table(message)
+}
+
+/// The same of a route of any table.
+pub(super) fn of_any_table(message: &RouteMessage) -> Option<(u32, Route)> {
+    let header = &message.header;
     let destination = match header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         AddressFamily::Inet6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
         _ => return None,
     };
-    if header.table != RT_TABLE_MAIN || header.tos != 0 {
-        return None;
-    }
     let prefix_len = header.destination_prefix_length;
     let mut route =
         Route { destination, prefix_len, metric: 0, gateway: None, source: None, mtu: 0 };

@@ -1,10 +1,15 @@
 //! What is carried, on the running kernel: asked of the kernel's own route look-up.
 
-use std::{collections::BTreeSet, fs, net::IpAddr, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+    process::Command,
+};
 
 use libtest_mimic::Failed;
 use vipshield::{
-    engine::{Detour, Detours, Family, Place, Plan, Route},
+    engine::{Carried, Detour, Detours, Family, Place, Plan, Route},
     net::{ANCHOR, Carrier, SPARE_TABLE},
 };
 
@@ -281,7 +286,7 @@ pub(crate) fn ends_unless_renewed() -> Result<(), Failed> {
         check(found == expected, format!("{to} goes to {found}, not {expected}"))?;
     }
     check(way("192.0.2.10")? != "local", "the addresses are nobody's")?;
-    stage.block_on(carrier.sweep()).map(drop)?;
+    stage.block_on(carrier.sweep(&BTreeMap::new())).map(drop)?;
     Ok(())
 }
 
@@ -297,17 +302,51 @@ pub(crate) fn swept() -> Result<(), Failed> {
     check(there.contains(&ANCHOR.to_string()), "the anchor is there")?;
     // An anchor, three local routes, four spare routes, and for each family six rules; the kernel adds
     // a local route for the anchor, which goes with it.
-    let count = stage.block_on(carrier.sweep())?;
+    let count = stage.block_on(carrier.sweep(&BTreeMap::new()))?;
     check(count == 20, format!("{count} objects swept"))?;
     let after = objects()?;
     check(after == before, format!("something is left:\n{after}\ninstead of\n{before}"))?;
-    check(stage.block_on(carrier.sweep())? == 0, "nothing more to sweep")?;
+    check(stage.block_on(carrier.sweep(&BTreeMap::new()))? == 0, "nothing more to sweep")?;
 
     // Two who list the same objects, and take back what the other has taken back already.
     change(&stage, nic, &[], &plan()?)?;
-    let (one, other) = stage.block_on(async { tokio::join!(carrier.sweep(), carrier.sweep()) });
+    let nothing = BTreeMap::new();
+    let (one, other) =
+        stage.block_on(async { tokio::join!(carrier.sweep(&nothing), carrier.sweep(&nothing)) });
     check(one? + other? > 20, "they have listed the same")?;
     check(objects()? == before, "nothing is left")
+}
+
+/// What a vipshield that is gone carries is found as it was, and nothing of it goes that is wanted still.
+pub(crate) fn found_as_it_is() -> Result<(), Failed> {
+    let stage = Stage::new()?;
+    furnish(&stage)?;
+    let before = objects()?;
+    let nic = stage.index("nic")?;
+    let carrier = Carrier::new(stage.handle());
+    check(stage.block_on(carrier.found())?.is_empty(), "nothing is carried")?;
+    for in_use in [true, false] {
+        let plan = Plan { in_use, ..plan()? };
+        change(&stage, nic, &[], &plan)?;
+        stage.block_on(carrier.stand_in(nic, true))?;
+        let there = objects()?;
+        let found = stage.block_on(carrier.found())?;
+        let plans = vec![plan.clone()];
+        let expected = BTreeMap::from([(nic, Carried { plans: plans.clone(), stands_in: true })]);
+        check(found == expected, format!("found {found:?}, not {expected:?}"))?;
+        // The rule that prepares the namespace is in force: it stays.
+        stage.block_on(carrier.prepare())?;
+        check(stage.block_on(carrier.sweep(&found))? == 0, "all of it is wanted")?;
+        check(objects()? == there, "nothing is gone")?;
+        let carried = BTreeMap::from([(nic, Carried { plans: plans.clone(), stands_in: false })]);
+        check(stage.block_on(carrier.sweep(&carried))? == 1, "the stand-in is not")?;
+        // What is found may be there in part only: it is taken over, and then taken back.
+        let any = [Plan::default(), plan.clone()];
+        change(&stage, nic, &any, &plan)?;
+        change(&stage, nic, &plans, &Plan::default())?;
+        check(objects()? == before, "nothing is left")?;
+    }
+    Ok(())
 }
 
 /// Of two plans that may each be there in part, nothing is left, and what is wanted of them is there.
@@ -407,7 +446,7 @@ pub(crate) fn two_nics() -> Result<(), Failed> {
     for nic in nics {
         change(nic, &[], &plan, &[])?;
     }
-    stage.block_on(carrier.sweep())?;
+    stage.block_on(carrier.sweep(&BTreeMap::new()))?;
     check(objects()? == before, "nothing is left of what was swept")
 }
 

@@ -1,6 +1,6 @@
 //! Daemons: how they are found, and what they are shown once they are guarded.
 
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 use aya::programs::SocketFilter;
 use libtest_mimic::Failed;
@@ -163,6 +163,9 @@ pub(crate) fn introduced() -> Result<(), Failed> {
     let after = carry::objects()?;
     check(after == without, format!("nor of the stand-in:\n{after}\ninstead of\n{without}"))?;
     stage.block_on(carrier.stand_in(nic, true))?;
-    check(stage.block_on(carrier.sweep())? == 1, "a stand-in that was left is swept")?;
+    check(
+        stage.block_on(carrier.sweep(&BTreeMap::new()))? == 1,
+        "a stand-in that was left is swept",
+    )?;
     check(carry::objects()? == without, "and gone")
 }

@@ -7,7 +7,7 @@ use libtest_mimic::Failed;
 use vipshield::{
     bpf::Pulse,
     driver::work::{Hands, Work},
-    engine::{Action, Config, Engine, Event, Link},
+    engine::{Action, Config, Engine, Event, Link, OnStop},
 };
 use vipshield_common::{counters::Counter, guard::STALL_NS};
 
@@ -81,7 +81,11 @@ impl Hands for Frozen<'_> {
         Ok(Duration::from_nanos(monotonic_ns()?))
     }
 
-    async fn carry_out(&mut self, action: &Action) -> Result<Result<(), String>, Failed> {
+    async fn carry_out(
+        &mut self,
+        _: &Engine,
+        action: &Action,
+    ) -> Result<Result<(), String>, Failed> {
         if !matches!(action, Action::Watch { .. }) || self.open.is_some() {
             return Ok(Ok(()));
         }
@@ -116,7 +120,7 @@ pub(crate) fn not_answered() -> Result<(), Failed> {
         deadline: Duration::from_secs(1),
         replay_port: 1,
         own_addresses: Vec::new(),
-        marks: false,
+        on_stop: OnStop::default(),
     }));
     let link =
         Link { ifindex: nic, name: "nic".to_owned(), up: true, running: true, ..Link::default() };

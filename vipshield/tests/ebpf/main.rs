@@ -78,6 +78,7 @@ const CASES: &[Case] = &[
     ("what stands by is the way once the bridge's is gone", carry::stands_by),
     ("what is carried ends unless it is renewed", carry::ends_unless_renewed),
     ("what a killed vipshield left is swept", carry::swept),
+    ("what another vipshield carries is found as it is", carry::found_as_it_is),
     ("of plans that were carried in part nothing is left", carry::half_carried),
     ("of two NICs each is carried until it is taken back itself", carry::two_nics),
     ("what is carried comes behind all that others' rules say", carry::behind_others),

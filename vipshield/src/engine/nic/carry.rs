@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use super::{
     super::{
-        carry::{Plan, Route, Shunt, Trigger},
+        carry::{Carried, Plan, Route, Shunt, Trigger},
         phase::Phase,
         world::{Address, Family, Link, World},
     },
@@ -129,6 +129,28 @@ impl Nic {
                  routes are carried, and of the others those to the largest networks, as many as fit"
             )
         })
+    }
+
+    /// Goes on from what a vipshield that is gone carries: that says what belongs to the NIC while it is
+    /// on its way. What is to be in force of it is decided as ever.
+    ///
+    /// An address that is nowhere may be a VIP that its daemon has given up in the meantime: nothing speaks
+    /// for it. One that routes are bound to is the node's own.
+    pub(in super::super) fn adopt(&mut self, carried: Carried, world: &World) {
+        let Carried { plans, stands_in } = carried;
+        self.routes = plans.iter().flat_map(|plan| &plan.routes).copied().collect();
+        for ip in plans.iter().flat_map(|plan| &plan.addresses).copied() {
+            let holder = world.holders(ip).next();
+            let there = holder.and_then(|holder| world.forms_of(holder, ip).next());
+            let on_link = self.routes.iter().filter(|it| it.gateway.is_none() && it.covers(ip));
+            let whole = if ip.is_ipv4() { 32 } else { 128 };
+            let prefix_len = on_link.map(|it| it.prefix_len).max().unwrap_or(whole);
+            let own = self.routes.iter().any(|route| route.source == Some(ip));
+            let seen = if there.is_some() || own { Seen::OnNic } else { Seen::Doubted };
+            self.home.insert(there.unwrap_or(Address { ip, prefix_len }), seen);
+        }
+        self.carry = std::iter::once(Plan::default()).chain(plans).collect();
+        self.stood_in = stands_in;
     }
 
     /// An address of vipshield's own left the NIC: with it went, without a word, what it kept alive. If it

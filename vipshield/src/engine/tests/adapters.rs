@@ -30,7 +30,9 @@ impl Bench {
             }
             Action::MoveVip { address, from, to } => {
                 let mut messages = self.node.ask(*to, *address, true, OTHER_PORT);
-                messages.extend(self.node.ask(*from, *address, false, OTHER_PORT));
+                if from != to {
+                    messages.extend(self.node.ask(*from, *address, false, OTHER_PORT));
+                }
                 return Ok(self.broadcast(&messages));
             }
             Action::Rebind { socket, to, .. } => {

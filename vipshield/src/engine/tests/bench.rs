@@ -10,9 +10,9 @@ use vipshield_common::guard::withhold;
 
 use super::{
     super::{
-        Action, Address, Answers, Config, Daemon, Detours, Engine, EngineStatus, Event, Family,
-        Filter, Health, Heard, Intent, NicStatus, Opening, Phase, Place, Plan, Received, Shunt,
-        carry::detours,
+        Action, Address, Answers, Carried, Config, Daemon, Detours, Engine, EngineStatus, Event,
+        Family, Filter, Health, Heard, Intent, NicStatus, OnStop, Opening, Phase, Place, Plan,
+        Received, Shunt, carry::detours,
     },
     guard::{Guard, View},
     keepalived::Keepalived,
@@ -31,6 +31,8 @@ pub(super) const REPLAY_PORT: u32 = 4242;
 pub(super) const OWN: &str = "169.254.52.52";
 /// Netlink port of vipshield's other requests.
 pub(super) const OTHER_PORT: u32 = 4343;
+/// What is carried ends by itself after this time.
+const LIFETIME: Duration = Duration::from_secs(4);
 /// No scenario here wants more than this of the engine in one moment.
 const ENOUGH: usize = 200;
 
@@ -86,6 +88,8 @@ pub(super) struct Bench {
     pub(super) grace: Duration,
     /// The policies of an engine that is gone, on the guard that a daemon's socket still carries.
     left: BTreeMap<u32, String>,
+    /// When that was.
+    killed: Duration,
     /// Requests are numbered.
     sequence: u32,
     untrue: BTreeMap<Untrue, Duration>,
@@ -103,8 +107,15 @@ pub(super) fn engine_for(nics: &[&str]) -> Engine {
         deadline: DEADLINE,
         replay_port: REPLAY_PORT,
         own_addresses: vec![OWN.parse().unwrap()],
-        marks: false,
+        on_stop: OnStop::Release,
     })
+}
+
+/// The first engine, but that it leaves things as they are at its end.
+pub(super) fn keeping() -> Engine {
+    let mut engine = engine();
+    engine.config.on_stop = OnStop::Keep;
+    engine
 }
 
 impl Bench {
@@ -143,6 +154,7 @@ impl Bench {
             stood_in: BTreeSet::new(),
             grace: Duration::ZERO,
             left: BTreeMap::new(),
+            killed: Duration::ZERO,
             sequence: 0,
             untrue: BTreeMap::new(),
         }
@@ -169,9 +181,31 @@ impl Bench {
         let mut names = std::mem::take(&mut self.left);
         // The maps of a guard that no socket carries are gone.
         names.retain(|_, _| self.daemon.as_ref().is_some_and(|it| it.filter == Filter::Stale));
+        if self.now >= self.killed.saturating_add(LIFETIME) {
+            self.carried.clear();
+        }
+        let nics: BTreeSet<u32> = self.carried.keys().chain(&self.stood_in).copied().collect();
+        let found = |nic: u32| {
+            let plans = self.carried.get(&nic).cloned().into_iter().collect();
+            (nic, Carried { plans, stands_in: self.stood_in.contains(&nic) })
+        };
+        let nics = nics.into_iter().map(found).collect();
+        self.feed(Event::Carried { nics });
         self.feed(Event::Inherited { names });
         self.feed(self.node.snapshot());
         self.scan();
+        self.sweep();
+    }
+
+    /// What is carried for nobody is taken back.
+    fn sweep(&mut self) {
+        let in_force = self.engine.in_force();
+        let is_in_force = |nic: &u32| in_force.get(nic).is_some_and(|it| !it.plans.is_empty());
+        self.carried.retain(|nic, _| is_in_force(nic));
+        if in_force.values().all(|carried| carried.plans.is_empty()) {
+            self.detours.clear();
+        }
+        self.stood_in.retain(|nic| in_force.get(nic).is_some_and(|carried| carried.stands_in));
     }
 
     /// vipshield is gone without a word: nothing is withheld any more.
@@ -181,8 +215,7 @@ impl Bench {
         self.probes.clear();
         let policies = std::mem::take(&mut self.guard).policies;
         self.left = policies.into_iter().map(|(ifindex, (name, _))| (ifindex, name)).collect();
-        self.carried.clear();
-        self.detours.clear();
+        self.killed = self.now;
         self.shunts.clear();
         self.watched.clear();
         self.watched_addresses.clear();
@@ -346,7 +379,7 @@ impl Bench {
                 asked += 1;
                 assert!(asked < ENOUGH, "no end of actions, the last of them {action:?}");
                 self.log.push((self.now, action.clone()));
-                if matches!(action, Action::Tell { .. } | Action::Finish) {
+                if matches!(action, Action::Tell { .. } | Action::Finish { .. }) {
                     continue;
                 }
                 if (self.fails)(&action) {

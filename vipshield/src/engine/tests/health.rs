@@ -350,6 +350,8 @@ fn marks_of_an_earlier_vipshield_count_as_a_guarded_daemon() {
     bench.sequence(Sequence::Bind);
     bench.kill_engine();
     bench.daemon = None;
+    // What it carried ends.
+    bench.advance(Duration::from_mins(1));
     bench.begin();
     bench.feed(Event::Turnover);
     assert!(bench.stood_in.is_empty(), "nothing is known of it");

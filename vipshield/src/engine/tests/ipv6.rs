@@ -94,7 +94,7 @@ impl Six {
         while let Some(event) = events.pop_front() {
             self.engine.handle(event, self.now);
             while let Some(action) = self.engine.poll_action() {
-                if matches!(action, Action::Tell { .. } | Action::Finish) {
+                if matches!(action, Action::Tell { .. } | Action::Finish { .. }) {
                     continue;
                 }
                 wanted.push(action.clone());

@@ -127,7 +127,7 @@ impl Many {
         let mut wanted = 0;
         while let Some(action) = self.engine.poll_action() {
             match action {
-                Action::Tell { .. } | Action::Finish => continue,
+                Action::Tell { .. } | Action::Finish { .. } => continue,
                 Action::RemoveVip { address, .. } if fails(address) => {
                     let error = "EPERM".to_owned();
                     self.seen.push(Event::Failed { action, error });

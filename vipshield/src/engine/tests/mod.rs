@@ -5,6 +5,7 @@ mod adapters;
 mod bench;
 mod carrying;
 mod daemons;
+mod ending;
 mod failed;
 mod failures;
 mod guard;

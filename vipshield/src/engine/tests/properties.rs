@@ -31,7 +31,7 @@ proptest! {
         let answer = |engine: &mut super::super::Engine, now, fail: bool| -> usize {
             let mut asked = 0;
             while let Some(action) = engine.poll_action() {
-                if matches!(action, Action::Tell { .. } | Action::Finish) {
+                if matches!(action, Action::Tell { .. } | Action::Finish { .. }) {
                     continue;
                 }
                 asked += 1;
@@ -64,7 +64,11 @@ proptest! {
             engine.handle(Event::Stop, now);
             let mut finished = 0;
             while let Some(action) = engine.poll_action() {
-                finished += u32::from(action == Action::Finish);
+                match action {
+                    Action::Finish { .. } => finished += 1,
+                    Action::Tell { .. } => {}
+                    action => engine.handle(Event::Succeeded { action }, now),
+                }
             }
             prop_assert_eq!(finished, 1);
             prop_assert_eq!(engine.next_deadline(), None);

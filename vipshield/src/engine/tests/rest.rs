@@ -34,12 +34,16 @@ impl Twins {
         self.engine.handle(event.clone(), now);
         self.spared += usize::from(self.engine.evaluated == before);
         let restless = &mut self.restless;
-        if !restless.stopping {
+        if restless.is_ending() {
+            restless.at_the_end(event.clone());
+        } else {
             restless.take_in(event.clone(), now);
-            if restless.stopping {
-                restless.let_go();
-            } else if restless.started {
+            let must_end = restless.must_end(now);
+            if restless.started && !must_end {
                 restless.evaluate(now);
+            }
+            if must_end || restless.may_end(now) {
+                restless.let_go(now);
             }
         }
         let asked: Vec<Action> = std::iter::from_fn(|| self.engine.poll_action()).collect();
@@ -58,7 +62,7 @@ impl Twins {
             rounds += 1;
             let actions: Vec<Action> = std::mem::take(&mut asked);
             for action in actions {
-                if matches!(action, Action::Tell { .. } | Action::Finish) {
+                if matches!(action, Action::Tell { .. } | Action::Finish { .. }) {
                     continue;
                 }
                 let event = if fail {

@@ -116,7 +116,7 @@ fn an_action() -> impl Strategy<Value = Action> {
             .prop_map(|(ifindex, address)| Action::ReplayRemoval { ifindex, address }),
         (an_index(), addresses())
             .prop_map(|(ifindex, address)| Action::ShowAddress { ifindex, address: Some(address) }),
-        Just(Action::Finish),
+        Just(Action::Finish { kept: true, undone: 1 }),
     ]
 }
 
