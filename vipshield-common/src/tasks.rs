@@ -11,7 +11,7 @@ pub mod names {
     pub const TOOL: u32 = 2;
 }
 
-/// A task may have CAP_NET_ADMIN in no user namespace.
+/// A task may have `CAP_NET_ADMIN` in no user namespace.
 pub const NOWHERE: u32 = 0;
 /// The kernel does not say where it keeps that.
 pub const UNKNOWN: u32 = u32::MAX;
@@ -77,7 +77,7 @@ pub struct TaskEvent {
     pub pid: u32,
     /// A [`TaskChange`].
     pub change: u32,
-    /// Inode number of the user namespace in which it may have CAP_NET_ADMIN; or [`NOWHERE`], or
+    /// Inode number of the user namespace in which it may have `CAP_NET_ADMIN`; or [`NOWHERE`], or
     /// [`UNKNOWN`].
     pub admin_of: u32,
     /// Must be 0.

@@ -67,7 +67,7 @@ pub struct Holder {
 }
 
 impl Holder {
-    fn new(socket: NamedSocket, process: Option<u32>) -> Self {
+    fn new(socket: &NamedSocket, process: Option<u32>) -> Self {
         let name = String::from_utf8_lossy(&socket.name).into_owned();
         Self { name, user: socket.user, process }
     }
@@ -88,17 +88,14 @@ impl fmt::Display for Holder {
 /// Makes this the only vipshield of its network namespace.
 pub fn claim() -> Result<Claim, ClaimError> {
     let failed = ClaimError::Bind;
-    let listener = match bind(NAME).map_err(failed)? {
-        Some(listener) => listener,
-        None => {
-            // Before it has a name itself, or of two that start at once each would give way.
-            for passed in strangers(None)? {
-                warn!(
-                    "{passed}, who may not change this network, and is no vipshield: passed over"
-                );
-            }
-            bind_another().map_err(failed)?
+    let listener = if let Some(listener) = bind(NAME).map_err(failed)? {
+        listener
+    } else {
+        // Before it has a name itself, or of two that start at once each would give way.
+        for passed in strangers(None)? {
+            warn!("{passed}, who may not change this network, and is no vipshield: passed over");
         }
+        bind_another().map_err(failed)?
     };
     let inode = fstat(&listener).map_err(|errno| failed(errno.into()))?.st_ino;
     strangers(Some(inode))?;
@@ -114,13 +111,13 @@ fn strangers(own: Option<u64>) -> Result<Vec<Holder>, ClaimError> {
     let (roots, strangers): (Vec<_>, Vec<_>) =
         others.partition(|other| other.user.is_none_or(is_root));
     let mut strangers: Vec<Holder> =
-        strangers.into_iter().map(|other| Holder::new(other, None)).collect();
+        strangers.iter().map(|other| Holder::new(other, None)).collect();
     if !roots.is_empty() {
         let privilege = Privilege::here()?;
         let processes = holders(&roots.iter().map(|other| other.inode).collect())?;
         for other in roots {
             let process = processes.get(&other.inode).copied();
-            let holder = Holder::new(other, process);
+            let holder = Holder::new(&other, process);
             // One that cannot be seen may be a vipshield in a container of its own.
             if process.is_none_or(|process| privilege.is_seen_to_have(process)) {
                 return Err(ClaimError::Held(holder));

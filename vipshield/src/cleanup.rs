@@ -71,9 +71,9 @@ pub(crate) async fn clean_up(names: Vec<String>) -> Result<()> {
          classifiers taken back"
     );
     if kept > 0 {
-        text += &format!(
-            "; {kept} VRRP sockets and VIPs stay on the bridge: once the NIC is given back, clean up again, or start \
-             vipshield before"
+        text = format!(
+            "{text}; {kept} VRRP sockets and VIPs stay on the bridge: once the NIC is given back, clean up again, \
+             or start vipshield before"
         );
     }
     ensure!(failed == 0, "{text}; NOT everything: {failed} failures, see above");

@@ -2,7 +2,7 @@
 //!
 //! A name proves nothing: anybody may call a program keepalived, and bind any abstract name. What counts
 //! is what the kernel asks before it does anything for a process (`rtnetlink_rcv_msg` in
-//! `net/core/rtnetlink.c`): CAP_NET_ADMIN in the user namespace that owns the network namespace. A
+//! `net/core/rtnetlink.c`): `CAP_NET_ADMIN` in the user namespace that owns the network namespace. A
 //! process has that if it has the capability in its own user namespace, and that one owns the network
 //! namespace or is an ancestor of the one that does (`cap_capable` in `security/commoncap.c`). Whoever
 //! makes a user namespace of his own has every capability in there, and none here.
@@ -77,7 +77,7 @@ impl Privilege {
     }
 }
 
-/// Whether a process may have CAP_NET_ADMIN in its own user namespace.
+/// Whether a process may have `CAP_NET_ADMIN` in its own user namespace.
 fn may_administrate(pid: u32) -> Result<bool, Unseen> {
     let status = text(&PathBuf::from(format!("/proc/{pid}/status")))?;
     Ok(permitted(&status).is_some_and(|set| set & (1 << CAP_NET_ADMIN) != 0))

@@ -108,13 +108,10 @@ pub struct Detour {
 pub type Detours = BTreeMap<Family, Detour>;
 
 /// The rules that these plans need. `place`: where those of a family go, if they can be anywhere.
-pub(super) fn detours<'a>(
-    plans: impl Iterator<Item = &'a Plan> + Clone,
-    place: impl Fn(Family) -> Option<Place>,
-) -> Detours {
+pub(super) fn detours(plans: &[&Plan], place: impl Fn(Family) -> Option<Place>) -> Detours {
     let all = Family::ALL.into_iter().filter_map(|family| {
         let lengths = |in_use| {
-            let plans = plans.clone().filter(move |plan| plan.in_use == in_use);
+            let plans = plans.iter().filter(move |plan| plan.in_use == in_use);
             plans.flat_map(move |plan| plan.lengths(family)).collect::<BTreeSet<u8>>()
         };
         let (in_use, standby) = (lengths(true), lengths(false));
@@ -202,12 +199,12 @@ mod tests {
         );
         let spare = plan(false, &[route("0.0.0.0", 0, 200), route("198.51.100.7", 32, 0)]);
         let place = Place { priority: 7, turn: 0 };
-        let found = detours([&used, &spare, &used].into_iter(), |_| Some(place));
+        let found = detours(&[&used, &spare, &used], |_| Some(place));
         let [four, six] = [Family::Ipv4, Family::Ipv6].map(|family| &found[&family]);
         assert_eq!((&four.in_use, &four.standby), (&[0, 24].into(), &[0, 32].into()));
         assert_eq!((&six.in_use, &six.standby), (&[64].into(), &[].into()));
         let refused = |family| (family == Family::Ipv6).then_some(place);
-        assert_eq!(detours([&used].into_iter(), refused).len(), 1);
-        assert!(detours([&Plan::default()].into_iter(), |_| Some(place)).is_empty());
+        assert_eq!(detours(&[&used], refused).len(), 1);
+        assert!(detours(&[&Plan::default()], |_| Some(place)).is_empty());
     }
 }

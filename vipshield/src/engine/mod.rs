@@ -561,7 +561,8 @@ impl Engine {
         let others = self.nics.values().filter(|nic| nic.ifindex != ifindex);
         let others: Vec<Plan> = others.flat_map(Nic::carried).collect();
         let place = |family| self.world.place(family).ok();
-        carry::detours(others.iter().chain([new]), place)
+        let all: Vec<&Plan> = others.iter().chain([new]).collect();
+        carry::detours(&all, place)
     }
 }
 

@@ -124,7 +124,7 @@ impl Carrier {
     }
 
     /// Requests of one socket are served in order: all are under way at once.
-    async fn set_all(&self, changes: &[(Object, bool)]) -> Result<(), CarryError> {
+    async fn set_all(&self, changes: &[Change]) -> Result<(), CarryError> {
         let results = join_all(changes.iter().map(|(object, add)| self.set(object, *add))).await;
         for ((object, add), result) in changes.iter().zip(results) {
             settled(*add, result).map_err(|source| {
@@ -251,8 +251,11 @@ impl Carrier {
     }
 }
 
+/// An object, and whether it is added or removed.
+type Change = (Object, bool);
+
 /// What is to be done, in this order: what is added, and what is removed.
-fn changes(nic: u32, old: &[Plan], new: &Plan) -> (Vec<(Object, bool)>, Vec<(Object, bool)>) {
+fn changes(nic: u32, old: &[Plan], new: &Plan) -> (Vec<Change>, Vec<Change>) {
     let before: Vec<Vec<Object>> = old.iter().map(|plan| objects(nic, plan)).collect();
     let after = objects(nic, new);
     let is_there =

@@ -338,8 +338,8 @@ pub(crate) fn found_as_it_is() -> Result<(), Failed> {
         stage.block_on(carrier.prepare())?;
         check(stage.block_on(carrier.sweep(&found))? == 0, "all of it is wanted")?;
         check(objects()? == there, "nothing is gone")?;
-        let carried = BTreeMap::from([(nic, Carried { plans: plans.clone(), stands_in: false })]);
-        check(stage.block_on(carrier.sweep(&carried))? == 1, "the stand-in is not")?;
+        let wanted = BTreeMap::from([(nic, Carried { plans: plans.clone(), stands_in: false })]);
+        check(stage.block_on(carrier.sweep(&wanted))? == 1, "the stand-in is not")?;
         // What is found may be there in part only: it is taken over, and then taken back.
         let any = [Plan::default(), plan.clone()];
         change(&stage, nic, &any, &plan)?;

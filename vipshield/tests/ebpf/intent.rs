@@ -222,7 +222,7 @@ fn capabilities(set: Option<Capabilities>) -> io::Result<Capabilities> {
     }
 }
 
-/// Asks without CAP_NET_ADMIN, as anybody may, and for what is no request: the one is refused, and the other
+/// Asks without `CAP_NET_ADMIN`, as anybody may, and for what is no request: the one is refused, and the other
 /// acknowledged. Neither is an intent.
 pub(crate) fn unprivileged() -> Result<(), Failed> {
     let mut stage = Stage::new()?;

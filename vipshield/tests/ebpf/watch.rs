@@ -506,9 +506,9 @@ pub(crate) fn before_the_shunt() -> Result<(), Failed> {
     };
     let reported = post.reported()?;
     check(reported.iter().any(egress), "the VIP that goes out past the bridge is seen")?;
-    let past = |report: &(FrameReport, Vec<u8>)| egress(report) == (report.0.shunted == 1);
+    let is_told = |report: &(FrameReport, Vec<u8>)| egress(report) == (report.0.shunted == 1);
     check(
-        reported.iter().all(past),
+        reported.iter().all(is_told),
         "it is said that it went past the bridge, and of nothing else",
     )?;
     drop(monitor);

@@ -57,8 +57,9 @@ impl Ends {
     /// Since when what goes in does not come out.
     fn lost_since(&self, now: Duration) -> Option<Duration> {
         let (first, last) = self.missing?;
-        let lost = now >= first.saturating_add(PASSES_WITHIN) && now < last.saturating_add(QUIET);
-        lost.then_some(first)
+        let is_lost =
+            now >= first.saturating_add(PASSES_WITHIN) && now < last.saturating_add(QUIET);
+        is_lost.then_some(first)
     }
 }
 

@@ -443,7 +443,7 @@ impl Bench {
     fn audit(&mut self) {
         let place = |family| self.detours.get(&family).map(|detour| detour.place);
         let place = |family| place(family).or(Some(Place::default()));
-        let needed = detours(self.carried.values(), place);
+        let needed = detours(&self.carried.values().collect::<Vec<_>>(), place);
         assert_eq!(self.detours, needed, "{:?}", self.carried);
         let untrue = self.untrue();
         self.untrue.retain(|known, _| untrue.contains(known));

@@ -360,7 +360,7 @@ fn a_rule_that_comes_behind_is_followed() {
     let [(_, Action::Carry { old, new, .. })] = &bench.log[asked..] else {
         panic!("{:?}", &bench.log[asked..]);
     };
-    assert_eq!(*old, [new.clone()]);
+    assert_eq!(*old, std::slice::from_ref(new));
     // The main table goes elsewhere.
     feed(&mut bench, 1000, RuleKind::Main);
     assert_eq!(place(&bench).priority, 999);

@@ -72,7 +72,7 @@ fn while_a_nic_is_a_port_a_stop_leaves_all_as_it_is() {
             assert!(bench.carried.is_empty() && bench.stood_in.is_empty(), "{name}");
             // An hour later the next one goes on.
             is_gone(&mut bench);
-            bench.advance(Duration::from_secs(3600));
+            bench.advance(Duration::from_hours(1));
             bench.begin_with(keeping());
             bench.sequence(sequence);
             assert!(bench.is_calm(), "{name}");
