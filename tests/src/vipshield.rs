@@ -19,6 +19,7 @@ use crate::process::{Daemon, LogLine, Program};
 /// All that it needs: `CAP_NET_ADMIN`, `CAP_NET_RAW`, `CAP_SYS_PTRACE`, `CAP_PERFMON` and `CAP_BPF`
 /// (`linux/capability.h`).
 const CAPABILITIES: [u8; 5] = [12, 13, 19, 38, 39];
+
 /// Where vipshield runs.
 #[derive(Clone, Copy, Debug)]
 pub enum Place<'a> {

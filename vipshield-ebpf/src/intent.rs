@@ -14,7 +14,7 @@
 //! what the kernel granted for IPv4: there it is found when the ring buffer was full, or when what the
 //! kernel announced was lost.
 //!
-//! What a process without CAP_NET_ADMIN asks for is no intent. The kernel asks for that before it looks at a
+//! What a process without `CAP_NET_ADMIN` asks for is no intent. The kernel asks for that before it looks at a
 //! request (`rtnetlink_rcv_msg` in `net/core/rtnetlink.c`): so EPERM tells who may not, and any other answer
 //! who may, but for an answer without an error to what is no request, or has nothing in it: that is
 //! acknowledged to anybody (`netlink_rcv_skb` in `net/netlink/af_netlink.c`).

@@ -91,7 +91,7 @@ fn tell(context: &RawTracePointContext, change: TaskChange) -> i32 {
     0
 }
 
-/// The user namespace in which the current task may have CAP_NET_ADMIN. None: it cannot be told.
+/// The user namespace in which the current task may have `CAP_NET_ADMIN`. None: it cannot be told.
 #[inline(always)]
 fn admin_of() -> Option<u32> {
     // SAFETY: the loader replaces the constant before the program is loaded: the compiler must not
