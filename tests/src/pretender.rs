@@ -21,7 +21,7 @@ use rtnetlink::sys::{Socket, SocketAddr};
 
 use crate::clock;
 use crate::lab::Node;
-use crate::process::{Daemon, Program};
+use crate::process::{Daemon, Program, copied};
 use crate::rtnl;
 
 /// `nobody`.
@@ -115,8 +115,7 @@ pub fn copy(program: &Path, node: &Node, name: &str) -> Result<PathBuf> {
     let copy = directory.join(name);
     // What runs cannot be written.
     if !copy.exists() {
-        let copied = std::fs::copy(program, &copy);
-        copied.with_context(|| format!("cannot copy {}", program.display()))?;
+        copied(program, &copy)?;
     }
     Ok(copy)
 }

@@ -15,6 +15,7 @@ use crate::config::{LabConfig, SecondNic};
 use crate::lab::Lab;
 use crate::measure::{self, Role, Witnesses};
 use crate::objects::{self, Objects};
+use crate::process;
 use crate::sequence::{Before, Sequence, StepKind, Undisturbed, Verdict};
 use crate::vipshield::{Place, is_ready};
 use crate::witness::probe;
@@ -190,7 +191,7 @@ fn rename(lab: &mut Lab) -> Result<()> {
     let mut found = std::env::split_paths(&path).map(|directory| directory.join("keepalived"));
     let original = found.find(|file| file.exists()).context("no keepalived")?;
     let copy = lab.node(0)?.dir.join(RENAMED);
-    std::fs::copy(original, &copy).context("copying keepalived")?;
+    process::copied(&original, &copy)?;
     lab.config.keepalived_program = copy;
     Ok(())
 }

@@ -47,7 +47,10 @@ impl StandIn {
         let directory = env::temp_dir().join(name);
         fs::create_dir_all(&directory)?;
         let program = directory.join(name);
-        fs::copy(env::current_exe()?, &program)?;
+        // By a process of its own: what another test forks in this moment would hold the file open for writing,
+        // and the kernel executes none that is.
+        let copied = Command::new("cp").arg(env::current_exe()?).arg(&program).status()?;
+        check(copied.success(), "the test's own program is copied")?;
         let mut words = wrapper.iter().map(Into::into).chain([program.into_os_string()]);
         let first: OsString = words.next().ok_or("there is a program")?;
         let mut child = Command::new(first)
