@@ -32,8 +32,9 @@ const MAX_GROUPS: usize = 4;
 /// A daemon is told after this part of an interval in which it heard nothing; it makes itself owner
 /// after three of them, and its skew time.
 const DEAF: (u32, u32) = (5, 2);
-/// The socket may be asked so much later than the watch about the same advert: a part of an interval.
-const LATER: u32 = 4;
+/// The socket may be asked so much later than the watch about the same advert, or the watch than the socket: a
+/// part of an interval.
+pub(super) const LATER: u32 = 4;
 
 /// An advert that arrived at a socket like a daemon's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -14,6 +14,7 @@ use super::{
     heard::speaks,
     notice::Weight,
     phase::Phase,
+    probe::LATER,
     roster::{Entry, Roster},
     tell,
     world::Family,
@@ -220,7 +221,10 @@ impl Router {
         let keep = |source: &IpAddr, _: &Sender| Some(*source) == owner;
         if let Some(entry) = self.others.admit(source, lifetime, now, fresh, keep) {
             entry.value.asked = hearing.asked;
-            if hearing.arrived {
+            // The socket's word of this very advert may have come before the watch's.
+            let apart = advert.interval / LATER;
+            let came = |received: Duration| now.saturating_sub(received) < apart;
+            if hearing.arrived && !entry.value.received.is_some_and(came) {
                 entry.value.missed.get_or_insert(now);
             }
             if hearing.received {

@@ -65,6 +65,8 @@ pub(super) struct Bench {
     pub(super) deaf: bool,
     /// What the guard reports is lost on its way.
     pub(super) unreported: bool,
+    /// What a probe received is told before the watch's word of the same advert.
+    pub(super) received_first: bool,
     /// The plans in force, the empty ones left out.
     pub(super) carried: BTreeMap<u32, Plan>,
     /// The rules in force.
@@ -141,6 +143,7 @@ impl Bench {
             heard: true,
             deaf: false,
             unreported: false,
+            received_first: false,
             carried: BTreeMap::new(),
             detours: Detours::new(),
             shunts: BTreeMap::new(),
@@ -371,6 +374,9 @@ impl Bench {
         }
         let received = self.receive(&event);
         let mut events: VecDeque<Event> = [event].into_iter().chain(received).collect();
+        if self.received_first {
+            events.rotate_left(1);
+        }
         let mut asked = 0;
         while let Some(event) = events.pop_front() {
             self.told.push((self.now, event.clone()));

@@ -126,19 +126,28 @@ fn an_owner_that_does_not_hear_whom_it_has_to_yield_to_is_told() {
 #[test]
 fn nothing_is_told_where_all_is_heard_or_nothing_is_said() {
     let owner = advert(PEER, 200, SECOND);
-    for datapath in Datapath::ALL {
+    for (datapath, received_first) in
+        Datapath::ALL.into_iter().flat_map(|it| [(it, false), (it, true)])
+    {
         let mut bench = waiting(datapath, &owner);
+        bench.received_first = received_first;
         for sequence in [Sequence::Bind, Sequence::Unbind, Sequence::Bind] {
             bench.hear(1, &owner);
             let steps = bench.steps(sequence);
             bench.run(&steps);
             bench.hear(10, &owner);
         }
-        assert!(!bench.released() && warning(&bench).is_none(), "{datapath:?}");
+        assert!(
+            !bench.released() && warning(&bench).is_none(),
+            "{datapath:?}, received first: {received_first}"
+        );
         // The owner dies: that is the waiting daemon's business.
         bench.firewall = true;
         bench.advance(20 * SECOND);
-        assert!(!bench.released() && warning(&bench).is_none(), "{datapath:?}");
+        assert!(
+            !bench.released() && warning(&bench).is_none(),
+            "{datapath:?}, received first: {received_first}"
+        );
     }
 }
 
