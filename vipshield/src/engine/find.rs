@@ -35,7 +35,7 @@ impl Engine {
 
     fn part_with(&mut self, ifindex: u32, weight: Weight, why: &str) {
         let Some(nic) = self.nics.remove(&ifindex) else { return };
-        self.leave_to_takers(&nic);
+        self.remember_takers(&nic);
         tell(&mut self.actions, weight, Some(&nic.name), why.to_owned());
         let old = nic.carried();
         self.want(Action::ClearPolicy { ifindex, name: nic.name });
@@ -116,6 +116,7 @@ impl Engine {
             // Rules of whatever version are replaced.
             self.detours = None;
         }
+        self.takers.remove(&ifindex);
         self.nics.insert(ifindex, nic);
     }
 

@@ -124,6 +124,8 @@ pub struct Engine {
     nics: BTreeMap<u32, Nic>,
     /// The rules by which all NICs are carried for, as last asked for; none if what there is is not known.
     detours: Option<Detours>,
+    /// What took the addresses of NICs that are guarded no longer.
+    takers: BTreeMap<u32, BTreeSet<u32>>,
     /// NICs of a vipshield that is gone, by the names under which daemons know them.
     inherited: BTreeMap<u32, String>,
     /// What a vipshield that is gone carries for NICs, until they are guarded.
@@ -205,6 +207,7 @@ impl Engine {
             world: World::default(),
             nics: BTreeMap::new(),
             detours: Some(Detours::new()),
+            takers: BTreeMap::new(),
             inherited: BTreeMap::new(),
             found_carried: BTreeMap::new(),
             flashes: Vec::new(),

@@ -414,12 +414,6 @@ impl Vips {
         self.known.get(&ip).is_some_and(Vip::is_given_up)
     }
 
-    /// It is on this interface as if a daemon had asked for it there.
-    fn is_on(&mut self, ip: IpAddr, ifindex: u32) {
-        let vip = self.known.get_mut(&ip).filter(|vip| vip.asked_on.len() < MAX_INTERFACES);
-        vip.map(|vip| vip.asked_on.insert(ifindex));
-    }
-
     /// The interfaces on which daemons asked for it, or for its removal.
     pub(super) fn asked_on(&self, ip: IpAddr) -> impl Iterator<Item = u32> + '_ {
         self.known.get(&ip).into_iter().flat_map(|vip| vip.asked_on.iter().copied())
@@ -470,14 +464,19 @@ impl Engine {
         others().any(is_the_nics) || !has_ports && !others().any(is_its_own)
     }
 
-    /// A NIC is guarded no longer: what took its VIPs is where they have to leave, without it.
-    pub(super) fn leave_to_takers(&mut self, nic: &Nic) {
-        let known = self.world.vips.known.keys().copied();
-        let there = known.flat_map(|ip| self.world.holders(ip).map(move |holder| (ip, holder)));
-        let taken: Vec<_> = there.filter(|(ip, holder)| self.took(*holder, nic, *ip)).collect();
-        for (ip, holder) in taken {
-            self.world.vips.is_on(ip, holder);
-        }
+    /// A NIC is guarded no longer: what took its addresses is where its daemon's have to leave without it.
+    pub(super) fn remember_takers(&mut self, nic: &Nic) {
+        let there = nic.home().flat_map(|it| self.world.holders(it.ip).map(move |on| (it.ip, on)));
+        let takers = there.filter(|(ip, holder)| self.took(*holder, nic, *ip)).map(|(_, on)| on);
+        let takers = takers.chain(nic.bearers.iter().copied()).collect();
+        let world = &self.world;
+        self.takers.retain(|_, takers| takers.iter().any(|taker| world.has_link(*taker)));
+        self.takers.insert(nic.ifindex, takers);
+    }
+
+    /// Whether an interface has what was on a NIC that is gone.
+    fn has_taken(&self, ifindex: u32, nic: u32) -> bool {
+        self.takers.get(&nic).is_some_and(|takers| takers.contains(&ifindex))
     }
 
     /// Whether an address that no daemon means to have is to leave an interface: where a daemon had asked
@@ -489,6 +488,7 @@ impl Engine {
             |nic: &&Nic| asked_on().next().is_none() || asked_on().any(|on| self.took(on, nic, ip));
         self.nics.values().filter(concerns).any(|nic| self.took(ifindex, nic, ip))
             || self.world.is_bridge(ifindex) && asked_on().any(|on| on == ifindex)
+            || self.world.vips.asked_on(ip).any(|on| self.has_taken(ifindex, on))
     }
 
     /// From where an address that no daemon means to have is to be taken, the lowest index first.
