@@ -296,6 +296,19 @@ impl Routers {
         self.table.get(key).map(|entry| &entry.value)
     }
 
+    /// Who has sent adverts for an address for a while, where this node has sent none.
+    fn another_owner(&self, ip: IpAddr, now: Duration) -> Option<IpAddr> {
+        let silent =
+            |router: &&Router| router.own.as_ref().is_none_or(|(_, own)| !own.is_live(now));
+        let routers = self.table.iter().map(|(_, entry)| &entry.value).filter(silent);
+        let mut others = routers.flat_map(|router| router.others.iter());
+        let owns = |(_, entry): &(&IpAddr, &Entry<Sender>)| {
+            let Sender { advert, paced, .. } = &entry.value;
+            entry.is_live(now) && *paced >= PACED && advert.addresses.contains(&ip)
+        };
+        others.find(owns).map(|(source, _)| *source)
+    }
+
     /// A socket like those of this node's daemons has received an advert.
     pub(super) fn received(&mut self, nic: u32, router_id: u8, source: IpAddr, now: Duration) {
         let is_it = |key: &Key| {
@@ -503,6 +516,22 @@ impl Engine {
             .collect();
         for ip in lapsed {
             self.world.vips.lapse(ip);
+        }
+        self.give_up_what_another_owns(now);
+    }
+
+    /// What an earlier vipshield left for a daemon was given up while no vipshield ran, if another node has been
+    /// its owner for a while and this one says nothing.
+    fn give_up_what_another_owns(&mut self, now: Duration) {
+        let inherited = self.world.vips.inherited();
+        let owned = inherited.filter_map(|ip| Some((ip, self.routers.another_owner(ip, now)?)));
+        for (ip, owner) in owned.collect::<Vec<_>>() {
+            let text = format!(
+                "{ip} was left by an earlier vipshield; {owner} sends adverts for it, and this node sends none: \
+                 its daemon has given it up"
+            );
+            tell(&mut self.actions, Weight::Warning, None, text);
+            self.world.vips.give_up_inherited(ip);
         }
     }
 }

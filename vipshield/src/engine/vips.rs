@@ -291,6 +291,19 @@ impl Vips {
         }
     }
 
+    /// Addresses that are wanted as far as an earlier vipshield knew, and of which nobody has spoken since.
+    pub(super) fn inherited(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let inherited = |vip: &Vip| vip.said.values().all(|said| said.source == Source::Inherited);
+        let found = self.known.iter().filter(move |(_, vip)| vip.is_wanted() && inherited(vip));
+        found.map(|(ip, _)| *ip)
+    }
+
+    /// Its daemon gave it up while no vipshield ran.
+    pub(super) fn give_up_inherited(&mut self, ip: IpAddr) {
+        let said = self.known.get_mut(&ip).into_iter().flat_map(|vip| vip.said.values_mut());
+        said.filter(|said| said.source == Source::Inherited).for_each(|said| said.wanted = false);
+    }
+
     /// Whether there is no room for another that somebody may want.
     pub(super) fn is_full(&self) -> bool {
         self.known.len() >= MAX_ADDRESSES && self.known.values().all(Vip::is_wanted)

@@ -9,6 +9,7 @@ use super::{
     keepalived::Keepalived,
     kube_ovn::{Sequence, Step},
     node::{BRIDGE, Datapath, KUBE_OVN, NIC, NIC_INDEX, NODE_IP, Op, VIP, address},
+    wire::{PEER, SECOND, advert},
 };
 
 fn nowhere() -> Vec<String> {
@@ -592,6 +593,39 @@ fn what_a_killed_vipshield_had_moved_is_still_its_daemons() {
     assert_eq!(bench.places(address(VIP)), [BRIDGE]);
     bench.kill_daemon();
     assert_eq!(bench.places(address(VIP)), nowhere());
+}
+
+/// Given up while no vipshield ran, it has another owner by the time the next one begins.
+#[test]
+fn what_another_node_owns_by_now_is_not_kept_for_a_daemon_that_is_silent() {
+    let other = advert(PEER, 200, SECOND);
+    for owner in [false, true] {
+        let mut bench = Bench::owner_of_vip(Datapath::Bridge);
+        bench.sequence(Sequence::Bind);
+        bench.kill_engine();
+        bench.advance(Duration::from_mins(10));
+        if !owner {
+            bench.daemon_asks(address(VIP), false);
+        }
+        bench.begin();
+        let bridge = bench.node.index(BRIDGE).unwrap();
+        bench.feed(Event::Moved { addresses: vec![(bridge, address(VIP))] });
+        for _ in 0..2 {
+            if owner {
+                bench.speak(250, SECOND);
+            }
+            bench.hear(1, &other);
+        }
+        assert_eq!(bench.places(address(VIP)), [BRIDGE], "one advert more may be a mistake");
+        for _ in 0..3 {
+            if owner {
+                bench.speak(250, SECOND);
+            }
+            bench.hear(1, &other);
+        }
+        let kept: &[&str] = if owner { &[BRIDGE] } else { &[] };
+        assert_eq!(bench.places(address(VIP)), kept, "owner: {owner}");
+    }
 }
 
 #[test]
