@@ -95,7 +95,7 @@ async fn repeat(context: Context, case: Case, directory: &str) -> Runs {
 
 /// So many probes may a busy machine lose without vipshield's fault; without the carry a sequence
 /// loses tens of them.
-const OWED_TO_THE_MACHINE: u64 = 10;
+pub(super) const OWED_TO_THE_MACHINE: u64 = 10;
 
 /// The promise: no transition, no second owner, no broken connection, and no packet lost that the
 /// NIC could have carried.

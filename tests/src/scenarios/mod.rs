@@ -164,7 +164,6 @@ const CORE: &[&str] = &[
     "keepalived-unicast",
     "switch-cleared",
     "switch-killed-between-3s",
-    "switch-held-join-1s",
     "switch-held-join-10s-backup",
 ];
 

@@ -14,6 +14,7 @@ use std::{
 
 use libtest_mimic::Failed;
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::check;
 
@@ -93,6 +94,9 @@ pub(crate) fn be_one() -> Option<io::Result<()>> {
 
 /// Two monitor sockets, one with a filter of its own, and a command socket; and what else was asked for.
 fn wait_with_sockets(monitors: usize, duplicates: usize) -> io::Result<()> {
+    // Some machines begin with 1,024 open files.
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })?;
     let mut sockets = Vec::new();
     let more = iter::repeat_n(true, monitors);
     for monitor in [true, true, false].into_iter().chain(more) {
