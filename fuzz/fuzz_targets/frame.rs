@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vipshield::wire::decode;
+use vipshield_engine::wire::decode;
 
 fuzz_target!(|bytes: &[u8]| {
     let whole = decode(bytes, bytes.len());

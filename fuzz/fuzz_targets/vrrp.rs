@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use vipshield::wire::{Content, decode};
+use vipshield_engine::wire::{Content, decode};
 use vipshield_fuzz::{ipv4, ipv6, right};
 
 fuzz_target!(|message: &[u8]| {

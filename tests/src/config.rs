@@ -8,6 +8,9 @@ use std::str::FromStr;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::case::{self, Raw};
+use crate::release::Release;
+
 /// The name of the script that keepalived runs, and of its file beside the notify FIFO.
 pub const CHECK: &str = "check";
 
@@ -82,7 +85,7 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    fn new(number: u8, priority: u8) -> Self {
+    pub(crate) fn new(number: u8, priority: u8) -> Self {
         Self {
             name: format!("node{number}"),
             addresses: vec![Prefix::v4([192, 0, 2, 10 + number], 24)],
@@ -174,6 +177,8 @@ pub struct LabConfig {
     pub nodes: Vec<NodeConfig>,
     /// Whether the others' can be too.
     pub taken: Taken,
+    /// The program that is Kube-OVN's own daemon, if that takes the NIC; Open vSwitch only.
+    pub kube_ovn: Option<PathBuf>,
     /// The NIC's name on every node.
     pub nic: String,
     /// The name of the bridge that takes it.
@@ -182,8 +187,12 @@ pub struct LabConfig {
     pub client: Vec<Prefix>,
     /// VRRP instances. The first address of the first is the VIP that is watched.
     pub instances: Vec<InstanceConfig>,
+    /// Further lines of keepalived's `global_defs`.
+    pub globals: Vec<String>,
     /// Seconds between adverts. Fractions make it VRRP version 3.
     pub advert_int: f64,
+    /// keepalived's configuration as a case has it, in place of one that is made of the instances.
+    pub raw: Option<Raw>,
     /// What the script says that keepalived runs every second, if it runs one.
     pub check: Option<String>,
     /// What the first NIC of every node is.
@@ -192,8 +201,8 @@ pub struct LabConfig {
     pub second: Option<SecondNic>,
     /// Whether all instances are one sync group.
     pub sync_group: bool,
-    /// keepalived's executable.
-    pub keepalived_program: PathBuf,
+    /// The keepalived that all nodes run.
+    pub keepalived: Release,
     /// Shell commands that make the first node's network what a scenario wants.
     pub commands: Vec<String>,
     /// How vipshield is run.
@@ -207,6 +216,12 @@ pub struct ShieldConfig {
     pub keeps: bool,
     /// It has the capabilities that its documents name, and no other.
     pub least_privilege: bool,
+    /// Its control socket is at another path, as that of another pod.
+    pub apart: bool,
+    /// Which vipshield it is, of several that start again by themselves.
+    pub instance: Option<&'static str>,
+    /// It has this configuration file, and no interface is named beside that.
+    pub file: Option<&'static str>,
 }
 
 impl LabConfig {
@@ -217,6 +232,7 @@ impl LabConfig {
             datapath,
             nodes: vec![NodeConfig::new(1, 150), NodeConfig::new(2, 100)],
             taken: Taken::One,
+            kube_ovn: None,
             nic: "ens192".to_owned(),
             bridge: "br-provider".to_owned(),
             client: vec![Prefix::v4([192, 0, 2, 100], 24)],
@@ -229,12 +245,14 @@ impl LabConfig {
                 addresses_on: None,
                 options: Vec::new(),
             }],
+            globals: Vec::new(),
             advert_int: 1.0,
             shape: NicShape::Plain,
             second: None,
             sync_group: false,
+            raw: None,
             check: None,
-            keepalived_program: "keepalived".into(),
+            keepalived: Release::usual(),
             commands: Vec::new(),
             shield: ShieldConfig::default(),
         }
@@ -281,11 +299,19 @@ impl LabConfig {
     #[must_use]
     pub fn keepalived(&self, node: &NodeConfig, fifo: &str) -> String {
         use std::fmt::Write as _;
+        let directory = Path::new(fifo).parent().unwrap_or(Path::new("/"));
+        if let Some(raw) = &self.raw {
+            // keepalived takes several blocks of these.
+            let fifo = format!("global_defs {{\n  vrrp_notify_fifo {fifo}\n}}\n");
+            return fifo + &case::fill(&raw.configuration, self, node, directory);
+        }
         let version = if self.advert_int.fract() == 0.0 { 2 } else { 3 };
-        let check = Path::new(fifo).with_file_name(CHECK);
+        let check = directory.join(CHECK);
+        let globals =
+            self.globals.iter().fold(String::new(), |before, line| format!("{before}  {line}\n"));
         let mut text = format!(
             "global_defs {{\n  router_id {}\n  vrrp_version {version}\n  script_user root\n  \
-             vrrp_notify_fifo {fifo}\n}}\n",
+             vrrp_notify_fifo {fifo}\n{globals}}}\n",
             node.name
         );
         if self.check.is_some() {

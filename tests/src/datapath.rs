@@ -63,6 +63,19 @@ pub struct Ovs {
     epoch: Instant,
 }
 
+impl Datapath {
+    /// Start an `ovs-vsctl` that only looks, as Kube-OVN's daemon does all the time.
+    ///
+    /// # Errors
+    /// The process's.
+    pub async fn look(&self) -> Result<()> {
+        match self {
+            Self::Bridge(tool) => tool.then(|| Ok(())).await,
+            Self::Ovs(ovs) => ovs.vsctl(&["list-br"]).await.map(drop),
+        }
+    }
+}
+
 /// Whether this kernel can carry that datapath, or why not. Loads the module where there is one.
 ///
 /// # Errors
@@ -145,7 +158,15 @@ impl Ovs {
         *self.switch.lock().unwrap_or_else(PoisonError::into_inner) = Some(switch);
         // Answers when the switch has.
         self.vsctl(&["set", "open", ".", "external-ids:hostname=node1"]).await?;
-        // In the first seconds of a machine it counts no processors.
+        self.ensure_handlers()
+    }
+
+    /// Whether the switch sets up flows: in the first seconds of a machine it counts no processors. It says
+    /// so with its first bridge.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn ensure_handlers(&self) -> Result<()> {
         let useless = "n-handler-threads to 0";
         let said = |switch: &Daemon| switch.lines().iter().any(|line| line.text.contains(useless));
         ensure!(

@@ -56,7 +56,6 @@ impl VipWitness {
         let rest: Vec<IpAddr> = lab.config.vips().filter(|vip| *vip != first).collect();
         let mut all = Vec::new();
         for vip in rest {
-            let is_local = matches!(vip, IpAddr::V6(vip) if vip.is_unicast_link_local());
             let mut client = lab.config.client.iter().map(|prefix| prefix.address);
             let own = client.find(|own| own.is_ipv4() == vip.is_ipv4());
             let neighbors = match own {
@@ -66,16 +65,23 @@ impl VipWitness {
             // Two streams of probes at full speed are one too many for a small machine, unless
             // each is of another family.
             let pace = if watched.contains(&vip) { period } else { probe::LEISURELY.max(period) };
-            let tcp = if is_local {
-                None
-            } else {
-                TcpWitness::start(&lab.client, vip)
-                    .inspect_err(|error| log::warn!("no connection to begin with: {error:#}"))
-                    .ok()
-            };
-            all.push(Self { vip, probe: Probe::start(&lab.client, vip, pace)?, tcp, neighbors });
+            let probe = Probe::start(&lab.client, vip, pace)?;
+            let mut witness = Self { vip, probe, tcp: None, neighbors };
+            witness.reconnect(lab);
+            all.push(witness);
         }
         Ok(all)
+    }
+
+    /// Connect anew, if it is a VIP that one connects to.
+    pub fn reconnect(&mut self, lab: &Lab) {
+        self.tcp = None;
+        if matches!(self.vip, IpAddr::V6(vip) if vip.is_unicast_link_local()) {
+            return;
+        }
+        self.tcp = TcpWitness::start(&lab.client, self.vip)
+            .inspect_err(|error| log::warn!("no connection: {error:#}"))
+            .ok();
     }
 
     /// Send no more probes.

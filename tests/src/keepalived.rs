@@ -4,6 +4,7 @@ use std::fs::{File, Permissions};
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -16,6 +17,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 
+use crate::case;
 use crate::clock;
 use crate::config::{CHECK, LabConfig};
 use crate::lab::Node;
@@ -59,9 +61,11 @@ impl Keepalived {
         std::fs::write(&conf, text).with_context(|| format!("cannot write {}", conf.display()))?;
         if let Some(check) = &config.check {
             let file = dir.join(CHECK);
-            std::fs::write(&file, check)
-                .and_then(|()| std::fs::set_permissions(&file, Permissions::from_mode(0o700)))
-                .with_context(|| format!("cannot write {}", file.display()))?;
+            write(&file, check, true)?;
+        }
+        for file in config.raw.iter().flat_map(|raw| &raw.files) {
+            let text = case::fill(file.text.get_ref(), config, &node.config, dir);
+            write(&dir.join(file.name.get_ref()), &text, file.executable)?;
         }
 
         // Opened for writing too, so that it never ends while keepalived restarts.
@@ -90,15 +94,21 @@ impl Keepalived {
         // Without a /dev/log syslog(3) writes to the machine's console, and waits for a serial line. So does
         // the child that cannot execute its script, which makes it last.
         let quiet = config.check.is_none().then_some("--no-syslog");
-        let daemon = Program::new("keepalived", &config.keepalived_program, token)
-            .args(["-n", "-l", "-D", "-P"])
+        let usual = ["-D".to_owned(), "-P".to_owned()];
+        let arguments = config.raw.as_ref().map_or(&usual[..], |raw| &raw.arguments);
+        let program = Program::new("keepalived", &config.keepalived.program, token)
+            .args(["-n", "-l"])
+            .args(arguments.iter().map(|it| case::fill(it, config, &node.config, dir)))
             .args(quiet)
             .arg("-f")
             .arg(&conf)
             .args(["-p".into(), file("keepalived.pid"), "-r".into(), file("vrrp.pid")])
-            .inside(&node.host.namespace)
-            .start(&dir.join("keepalived.log"), epoch)?;
-        keepalived.daemon = Some(daemon);
+            .inside(&node.host.namespace);
+        let program = match &config.keepalived.root {
+            Some(root) => program.rooted(root)?,
+            None => program,
+        };
+        keepalived.daemon = Some(program.start(&dir.join("keepalived.log"), epoch)?);
         Ok(keepalived)
     }
 
@@ -111,14 +121,16 @@ impl Keepalived {
     /// The state of an instance, as far as it told.
     #[must_use]
     pub fn state(&self, instance: &str) -> Option<String> {
-        let transitions = self.transitions();
+        self.last(instance).map(|transition| transition.state)
+    }
+
+    /// The last state change of an instance that it told.
+    #[must_use]
+    pub fn last(&self, instance: &str) -> Option<Transition> {
         // MASTER_RX_LOWER_PRI is told in between, and is no state.
         let is_state = |t: &Transition| !t.state.contains('_');
-        transitions
-            .into_iter()
-            .rev()
-            .find(|t| t.instance == instance && is_state(t))
-            .map(|t| t.state)
+        let transitions = self.transitions().into_iter();
+        transitions.rev().find(|t| t.instance == instance && is_state(t))
     }
 
     /// Wait until every instance in `instances` says `state`.
@@ -192,6 +204,13 @@ impl Drop for Keepalived {
             let _ = reader.join();
         }
     }
+}
+
+fn write(file: &Path, text: &str, is_program: bool) -> Result<()> {
+    let mode = Permissions::from_mode(if is_program { 0o755 } else { 0o644 });
+    std::fs::write(file, text)
+        .and_then(|()| std::fs::set_permissions(file, mode))
+        .with_context(|| format!("cannot write {}", file.display()))
 }
 
 /// Read the FIFO until told to stop.

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use crate::clock;
 use crate::config::{DatapathKind, LabConfig, NicShape, NodeConfig, Prefix, Taken};
 use crate::datapath::{Datapath, mac_text};
+use crate::enslaver::KubeOvn;
 use crate::keepalived::Keepalived;
 use crate::netns::Netns;
 use crate::process::{Program, adopt_orphans};
@@ -32,7 +33,7 @@ pub struct Host {
 
 impl Host {
     pub(crate) fn create(run: &RunDir, name: &str) -> Result<Self> {
-        let namespace = Netns::create(&run.namespace(name))?;
+        let namespace = run.namespace(name)?;
         let rtnl = Rtnl::open(&namespace)?;
         Ok(Self { name: name.to_owned(), rtnl, namespace })
     }
@@ -64,6 +65,8 @@ pub struct Node {
     pub vipshield: Option<Vipshield>,
     /// keepalived, where it runs.
     pub keepalived: Option<Keepalived>,
+    /// Kube-OVN's own daemon, where sequences are not replayed.
+    pub kube_ovn: Option<KubeOvn>,
     /// What takes the NIC.
     pub datapath: Datapath,
     /// The host below it.
@@ -150,9 +153,17 @@ impl Lab {
             let is_taken = number == 0 || config.taken == Taken::All;
             let kind = if is_taken { config.datapath } else { DatapathKind::Bridge };
             let datapath = Datapath::start(kind, &host, &dir, run.token(), epoch).await?;
+            let kube_ovn = match (&config.kube_ovn, &datapath) {
+                (Some(program), Datapath::Ovs(ovs)) => {
+                    let own = node.addresses.first().map(|own| own.address);
+                    Some(KubeOvn::start(program, &host, own, ovs, &dir, run.token(), epoch).await?)
+                }
+                _ => None,
+            };
             nodes.push(Node {
                 vipshield: None,
                 keepalived: None,
+                kube_ovn,
                 datapath,
                 host,
                 nic,

@@ -7,10 +7,12 @@
 //! bug cannot hide on both sides.
 
 pub mod bpf;
+pub mod case;
 pub mod clock;
 pub mod config;
 pub mod datapath;
 pub mod descriptors;
+pub mod enslaver;
 pub mod forge;
 pub mod further;
 pub mod give_up;
@@ -19,8 +21,10 @@ pub mod lab;
 pub mod measure;
 pub mod netns;
 pub mod objects;
+pub mod order;
 pub mod pretender;
 pub mod process;
+pub mod release;
 pub mod report;
 pub mod rtnl;
 pub mod rundir;

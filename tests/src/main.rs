@@ -7,12 +7,14 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use futures_util::{StreamExt, stream};
 use tokio::signal::unix::{SignalKind, signal};
+use vipshield_lab::case::Case;
 use vipshield_lab::clock;
 use vipshield_lab::config::{DatapathKind, Taken};
 use vipshield_lab::give_up;
 use vipshield_lab::measure::{self, Role, RunResult, RunSpec};
 use vipshield_lab::pretender::{self, Pretence};
 use vipshield_lab::process;
+use vipshield_lab::release::Release;
 use vipshield_lab::report;
 use vipshield_lab::scenarios::{self, Outcome, Scenario};
 use vipshield_lab::sequence::Sequence;
@@ -40,6 +42,8 @@ enum Command {
     Demo(Demo),
     /// Measure how soon the VIP is gone once keepalived gives it up.
     GiveUp(GiveUp),
+    /// Play a case, and say whether it holds (docs/CASES.md).
+    Case(OneCase),
     /// List the scenarios.
     List,
     /// Run scenarios and say which of them hold.
@@ -88,6 +92,17 @@ struct GiveUp {
 }
 
 #[derive(Debug, clap::Args)]
+struct OneCase {
+    /// The file that describes it.
+    file: PathBuf,
+    /// What takes the NIC.
+    #[arg(long, value_enum, default_value_t = DatapathKind::Bridge)]
+    datapath: DatapathKind,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, clap::Args)]
 struct Test {
     /// What takes the NIC.
     #[arg(long, value_enum, default_value_t = DatapathKind::Bridge)]
@@ -119,6 +134,15 @@ struct Common {
     /// vipshield's program [default: beside this one].
     #[arg(long)]
     vipshield: Option<PathBuf>,
+    /// The keepalived of all nodes, by its version or the name of its root [default: the installed one].
+    #[arg(long, value_name = "VERSION")]
+    keepalived: Option<String>,
+    /// Where keepalived of other releases is, each in a root of its own.
+    #[arg(long, value_name = "DIRECTORY")]
+    releases: Option<PathBuf>,
+    /// The program that is Kube-OVN's own daemon: in a demo it takes the NIC in place of the replay.
+    #[arg(long, value_name = "PROGRAM")]
+    kube_ovn: Option<PathBuf>,
     /// Write the results here, as a JSON array.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -169,6 +193,7 @@ async fn until_told_to_stop(command: Command) -> Result<ExitCode> {
         match command {
             Command::Demo(demo) => run_demo(demo).await,
             Command::GiveUp(options) => run_give_up(options).await,
+            Command::Case(case) => run_case(case).await,
             Command::List => Ok(list()),
             Command::Test(test) => run_test(test).await,
             Command::Pretend(pretence) => pretender::be_one(&pretence).map(|()| ExitCode::SUCCESS),
@@ -182,7 +207,18 @@ async fn until_told_to_stop(command: Command) -> Result<ExitCode> {
     }
 }
 
+impl Common {
+    /// From now on labs run the keepalived that is asked for.
+    fn choose_keepalived(&self) -> Result<()> {
+        if let Some(wanted) = &self.keepalived {
+            Release::find(self.releases.as_deref(), wanted)?.choose();
+        }
+        Ok(())
+    }
+}
+
 async fn run_demo(demo: Demo) -> Result<ExitCode> {
+    demo.common.choose_keepalived()?;
     let mut sequences = Vec::new();
     for name in &demo.sequence {
         if name == "all" {
@@ -217,6 +253,7 @@ async fn run_demo(demo: Demo) -> Result<ExitCode> {
                     let name = format!("{of}-{shielded}-{run}");
                     let mut spec = RunSpec::new(demo.datapath, sequence, role);
                     spec.nodes = nodes;
+                    spec.kube_ovn.clone_from(&demo.common.kube_ovn);
                     spec.shield = shield.then(|| program.clone());
                     spec.logs = demo.common.logs.as_ref().map(|logs| logs.join(&name));
                     specs.push((name, spec));
@@ -250,6 +287,7 @@ async fn run_give_up(options: GiveUp) -> Result<ExitCode> {
 }
 
 async fn run_test(test: Test) -> Result<ExitCode> {
+    test.common.choose_keepalived()?;
     let chosen = |scenario: &Scenario| {
         let mut names = test.names.iter();
         let is_wanted = names.any(|pattern| scenarios::matches(pattern, &scenario.name));
@@ -258,21 +296,48 @@ async fn run_test(test: Test) -> Result<ExitCode> {
         (is_wanted || test.names.is_empty() && is_usual)
             && (!test.core || scenarios::is_core(&scenario.name))
     };
-    let (measuring, others): (Vec<_>, Vec<_>) =
-        scenarios::all().into_iter().filter(chosen).partition(|scenario| scenario.measures);
-    if measuring.is_empty() && others.is_empty() {
+    let wanted: Vec<Scenario> = scenarios::all().into_iter().filter(chosen).collect();
+    if wanted.is_empty() {
         bail!("no scenario matches {}", test.names.join(" "));
     }
+    run_all(wanted, test.datapath, test.common).await
+}
+
+async fn run_case(options: OneCase) -> Result<ExitCode> {
+    options.common.choose_keepalived()?;
+    let name = options.file.display().to_string();
+    let text =
+        std::fs::read_to_string(&options.file).with_context(|| format!("cannot read {name}"))?;
+    let case = match Case::parse(&name, &text) {
+        Ok(case) => case,
+        Err(mistake) => {
+            eprintln!("{mistake}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    run_all(vec![scenarios::of_case(case)], options.datapath, options.common).await
+}
+
+/// Run scenarios, and say of each what came of it.
+async fn run_all(
+    wanted: Vec<Scenario>,
+    datapath: DatapathKind,
+    common: Common,
+) -> Result<ExitCode> {
+    let (measuring, others): (Vec<_>, Vec<_>) =
+        wanted.into_iter().partition(|scenario| scenario.measures);
     let context = scenarios::Context {
-        datapath: test.datapath,
-        vipshield: vipshield_program(test.common.vipshield)?,
-        runs: test.common.runs,
-        logs: test.common.logs,
+        datapath,
+        vipshield: vipshield_program(common.vipshield)?,
+        releases: common.releases,
+        kube_ovn: common.kube_ovn,
+        runs: common.runs,
+        logs: common.logs,
     };
     let stalls = StallWitness::start()?;
     let one = |scenario| one_scenario(scenario, context.clone(), &stalls);
     // In whatever order they end: some take a hundred times as long as others.
-    let jobs = test.common.jobs.max(1);
+    let jobs = common.jobs.max(1);
     let few = stream::iter(measuring).map(one).buffer_unordered(jobs.min(MEASURING));
     let many = stream::iter(others).map(one).buffer_unordered(jobs);
     let mut running = std::pin::pin!(few.chain(many));
@@ -292,7 +357,7 @@ async fn run_test(test: Test) -> Result<ExitCode> {
             outcome.runs.iter().map(|run| Measured { scenario: &outcome.name, run })
         })
         .collect();
-    write_json(test.common.json.as_deref(), &measured)?;
+    write_json(common.json.as_deref(), &measured)?;
     println!("{passed} passed, {failed} failed, {skipped} skipped");
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

@@ -22,19 +22,19 @@ use crate::process::Program;
 use crate::sequence::{Before, Sequence, StepKind, Undisturbed, Verdict};
 use crate::sockets::{Filter, Sockets};
 
-/// How long what is left of a transition may take to go: for ten seconds after a sign that one may
-/// be near, vipshield stays prepared for it.
-const RELEASE: Duration = Duration::from_secs(12);
+/// How long what is left of a transition may take to go: for ten seconds after a bridge appeared, or a daemon
+/// that may start, vipshield stays prepared for it.
+pub(crate) const RELEASE: Duration = Duration::from_secs(12);
 /// Any process of the machine may give such a sign. How long to wait for the last one.
 const SIGNS: Duration = Duration::from_mins(1);
 /// How long it may take to go once nobody keeps it: IPv6 addresses are checked for duplicates.
 const END: Duration = Duration::from_secs(8);
 /// How vipshield's documentation says that its objects can be told: protocol number of routes and
-/// rules, number of its table, its address.
-const MARKS: [&str; 5] =
-    ["proto 118", "table 5252", "table 5253", "169.254.52.52", "169.254.52.53"];
+/// rules, number of its table, its addresses.
+pub(crate) const MARKS: [&str; 5] =
+    ["proto 118", "table 5252", "169.254.52.52", "169.254.52.53", "169.254.52.54"];
 /// Where its TC programs are as long as it runs, on kernels without tcx (before Linux 6.6).
-const CLSACT: &str = "clsact";
+pub(crate) const CLSACT: &str = "clsact";
 
 /// The objects of one node, each with how often it is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -236,7 +236,8 @@ pub async fn reference_before(
     seen.with_context(|| format!("{sequence} has no such step"))?
 }
 
-async fn idle_lab(config: &LabConfig) -> Result<Lab> {
+/// A lab in which nothing runs but what takes the NIC.
+pub(crate) async fn idle_lab(config: &LabConfig) -> Result<Lab> {
     let lab = Lab::build(config.clone()).await?;
     let host = &lab.node(config.owner())?.host;
     for instance in &config.instances {
@@ -330,7 +331,7 @@ pub async fn released(lab: &Lab, expected: &[Objects]) -> Result<()> {
         }
         if now >= began + clock::patience(SIGNS) {
             log::warn!(
-                "processes called ovs-vsctl start all the time: what bears a mark is passed"
+                "processes called keepalived start all the time: what bears a mark is passed"
             );
             return equal_but_for_marks(lab, expected).await;
         }
@@ -480,7 +481,10 @@ fn sockets(node: &Node, stage: Stage) -> Result<Vec<String>> {
             if as_it_was.member_on.iter().all(|index| socket.member_on.contains(index)) {
                 as_it_was.member_on.clone_from(&socket.member_on);
             }
-            if before.is_some() && node.host.rtnl.is_port(home)? == (socket.bound == home) {
+            // What only sends IPv6 sends through the NIC, port or not.
+            let moves = !(socket.sends_only() && socket.is_ipv6());
+            let should_be_home = !moves || !node.host.rtnl.is_port(home)?;
+            if before.is_some() && should_be_home != (socket.bound == home) {
                 found.push(format!("not where the NIC's frames arrive: {socket}"));
             }
         }

@@ -1,10 +1,10 @@
 //! A program under keepalived's name that may do nothing: whatever it asks for, the kernel refuses.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{IpAddr, SocketAddr as InetAddr, TcpListener};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -49,6 +49,9 @@ pub struct Pretence {
     /// Bind these abstract names.
     #[arg(long)]
     pub claim: Vec<String>,
+    /// Ask whoever has this abstract name to hand over, before all else.
+    #[arg(long)]
+    pub take_over: Option<String>,
     /// Listen at this address.
     #[arg(long)]
     pub listen: Option<InetAddr>,
@@ -180,6 +183,9 @@ pub fn be_one(pretence: &Pretence) -> Result<()> {
             duplicates.push(duplicate);
         }
     }
+    if let Some(name) = &pretence.take_over {
+        say(&format!("take over: {}", take_over(name)?))?;
+    }
     say("ready")?;
     let mut sequence = 0;
     loop {
@@ -200,6 +206,16 @@ pub fn be_one(pretence: &Pretence) -> Result<()> {
 fn say(line: &str) -> Result<()> {
     let mut out = std::io::stdout();
     writeln!(out, "{line}").and_then(|()| out.flush()).context("standard output")
+}
+
+/// Ask as another vipshield does; what it is answered.
+fn take_over(name: &str) -> Result<String> {
+    let address = UnixAddr::from_abstract_name(name).context("a name")?;
+    let mut stream = UnixStream::connect_addr(&address).context("connecting")?;
+    writeln!(stream, r#"{{"request":"hand_over"}}"#).context("asking")?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).context("listening")?;
+    Ok(answer.trim().to_owned())
 }
 
 /// Ask as keepalived does; the errno of the answer.

@@ -1,19 +1,22 @@
 //! Daemons under test: started inside a namespace, ended with the lab.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Write};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use nix::sched::{CloneFlags, setns};
+use nix::libc;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl::{set_child_subreaper, set_pdeathsig};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::{Pid, getppid, setpgid};
+use nix::unistd::{Pid, chdir, chroot, getppid, setpgid};
 use tokio::process::{Child, Command};
 
 use crate::clock;
@@ -23,6 +26,12 @@ use crate::rundir::MARK;
 /// The niceness of the lab's own threads: it replays calls that take a tenth of
 /// a millisecond and keeps time, on a machine that may have little to spare.
 const NICE: i32 = -10;
+
+/// What a program in a root of its own shares with the lab: processes, devices, its network, its files.
+const SHARED: [&str; 5] = ["proc", "sys", "dev", "run", "tmp"];
+const NOTHING: Option<&CStr> = None;
+/// No process has more files open unless it asks for that (getrlimit(2), `RLIMIT_NOFILE`).
+const FILES: libc::c_int = 1024;
 
 /// Give this process, and every thread it starts, precedence over the programs
 /// under test. Those start at niceness 0 all the same.
@@ -35,10 +44,9 @@ pub fn take_precedence() {
 /// Let the calling thread run before every ordinary one, for work that is
 /// short and must be on time (sched(7), `SCHED_FIFO`).
 pub fn be_punctual() {
-    let param = nix::libc::sched_param { sched_priority: 1 };
+    let param = libc::sched_param { sched_priority: 1 };
     // SAFETY: the pointer is to a local that outlives the call.
-    let result =
-        unsafe { nix::libc::sched_setscheduler(0, nix::libc::SCHED_FIFO, &raw const param) };
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const param) };
     if result != 0 {
         log::info!("a witness runs without precedence: {}", std::io::Error::last_os_error());
     }
@@ -46,9 +54,9 @@ pub fn be_punctual() {
 
 /// Let the calling thread wait for its turn as the programs under test do.
 pub fn be_ordinary() {
-    let param = nix::libc::sched_param { sched_priority: 0 };
+    let param = libc::sched_param { sched_priority: 0 };
     // SAFETY: the pointer is to a local that outlives the call.
-    unsafe { nix::libc::sched_setscheduler(0, nix::libc::SCHED_OTHER, &raw const param) };
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const param) };
     if let Err(error) = set_nice(0) {
         log::info!("a witness keeps its precedence: {error}");
     }
@@ -65,10 +73,30 @@ pub fn adopt_orphans() {
 
 fn set_nice(nice: i32) -> std::io::Result<()> {
     // SAFETY: a system call without pointers.
-    match unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, nice) } {
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
     }
+}
+
+/// Let this process execute something without any file but the standard ones: whoever started the lab may
+/// have left others open to it.
+fn leave_files() -> std::io::Result<()> {
+    let (from, to) = (3 as libc::c_uint, libc::c_uint::MAX);
+    // SAFETY: a system call without pointers.
+    if unsafe { libc::syscall(libc::SYS_close_range, from, to, libc::CLOSE_RANGE_CLOEXEC) } == 0 {
+        return Ok(());
+    }
+    let error = std::io::Error::last_os_error();
+    // That flag is as old as Linux 5.11.
+    if !matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) {
+        return Err(error);
+    }
+    for file in 3..FILES {
+        // SAFETY: a system call without pointers. Most of these are not open.
+        unsafe { libc::fcntl(file, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
 }
 
 /// A command to be run for a lab.
@@ -79,8 +107,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// `program`, carrying the lab's mark and ended by the kernel should the
-    /// lab die. Call it from a thread that lives as long as the process is
+    /// `program`, carrying the lab's mark, without any file that the lab has
+    /// open, and ended by the kernel should the lab die. Call it from a thread that lives as long as the process is
     /// meant to: that is the thread whose death the kernel watches
     /// (prctl(2), `PR_SET_PDEATHSIG`).
     #[must_use]
@@ -97,6 +125,7 @@ impl Program {
                     return Err(std::io::ErrorKind::BrokenPipe.into());
                 }
                 setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+                leave_files()?;
                 set_nice(0)
             });
         }
@@ -124,6 +153,13 @@ impl Program {
         self
     }
 
+    /// Let it read this.
+    #[must_use]
+    pub fn reading(mut self, pipe: PipeReader) -> Self {
+        self.command.stdin(pipe);
+        self
+    }
+
     /// Let it have these capabilities at the most, root or not: what is not in the bounding set an
     /// executable does not get (capabilities(7)).
     #[must_use]
@@ -133,11 +169,11 @@ impl Program {
         unsafe {
             self.command.pre_exec(move || {
                 for number in (0..64_u8).filter(|number| allowed & (1 << number) == 0) {
-                    let number = nix::libc::c_ulong::from(number);
-                    if nix::libc::prctl(nix::libc::PR_CAPBSET_DROP, number, 0, 0, 0) != 0 {
+                    let number = libc::c_ulong::from(number);
+                    if libc::prctl(libc::PR_CAPBSET_DROP, number, 0, 0, 0) != 0 {
                         let error = std::io::Error::last_os_error();
                         // Behind the last one that the kernel knows.
-                        if error.raw_os_error() == Some(nix::libc::EINVAL) {
+                        if error.raw_os_error() == Some(libc::EINVAL) {
                             break;
                         }
                         return Err(error);
@@ -162,6 +198,34 @@ impl Program {
             });
         }
         self
+    }
+
+    /// Let it see this directory as the root of the file system, with what it shares with the lab mounted
+    /// there, in a mount namespace of its own. What it executes is called as it is there.
+    ///
+    /// # Errors
+    /// When the path cannot be told the kernel.
+    pub fn rooted(mut self, root: &Path) -> Result<Self> {
+        let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).context("a root's path");
+        let mounts: Vec<(CString, CString)> = SHARED
+            .iter()
+            .map(|name| Ok((text(&Path::new("/").join(name))?, text(&root.join(name))?)))
+            .collect::<Result<_>>()?;
+        let root = text(root)?;
+        // SAFETY: only system calls that are async-signal-safe, and no allocation.
+        unsafe {
+            self.command.pre_exec(move || {
+                unshare(CloneFlags::CLONE_NEWNS)?;
+                for (from, to) in &mounts {
+                    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+                    mount(Some(from.as_c_str()), to.as_c_str(), NOTHING, flags, NOTHING)?;
+                }
+                chroot(root.as_c_str())?;
+                chdir(c"/")?;
+                Ok(())
+            });
+        }
+        Ok(self)
     }
 
     /// Start it as a daemon whose output goes to `log`, each line with the

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,7 +15,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::clock;
-use crate::netns::{NETNS_DIR, unbind};
+use crate::netns::{NETNS_DIR, Netns, unbind};
 
 /// The environment variable that every process started by a lab carries: the
 /// lab's [`RunDir::token`]. It tells a lab's processes from everybody else's.
@@ -23,13 +25,16 @@ const BASE: &str = "/run/vipshield-lab";
 
 static LABS: AtomicU32 = AtomicU32::new(0);
 
-/// One lab's directory. Dropping it ends the processes that carry the lab's
-/// mark and removes the directory.
+/// One lab's directory. Dropping it ends the lab's processes and removes the
+/// directory. Those are the ones that carry its mark, and all in its network
+/// namespaces: what a daemon starts may have another environment.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
     token: String,
     prefix: String,
+    /// Held to the end: the number of one that is gone would soon be another's.
+    namespaces: Mutex<Vec<Arc<Netns>>>,
 }
 
 impl RunDir {
@@ -44,7 +49,8 @@ impl RunDir {
         let path = Path::new(BASE).join(format!("{pid}-{start}")).join(number.to_string());
         fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         let token = token(pid, start, number);
-        Ok(Self { path, token, prefix: format!("vs{pid}-{number}-") })
+        let prefix = format!("vs{pid}-{number}-");
+        Ok(Self { path, token, prefix, namespaces: Mutex::default() })
     }
 
     /// The directory.
@@ -59,10 +65,15 @@ impl RunDir {
         &self.token
     }
 
-    /// The name of this lab's namespace for `host`.
-    #[must_use]
-    pub fn namespace(&self, host: &str) -> String {
-        format!("{}{host}", self.prefix)
+    /// Make this lab's namespace for `host`.
+    ///
+    /// # Errors
+    /// As [`Netns::create`].
+    pub fn namespace(&self, host: &str) -> Result<Arc<Netns>> {
+        let namespace = Netns::create(&format!("{}{host}", self.prefix))?;
+        let mut all = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(Arc::clone(&namespace));
+        Ok(namespace)
     }
 
     /// Make (or find) a directory below it.
@@ -78,7 +89,10 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        end_marked(&self.token);
+        let all = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
+        let namespaces =
+            all.iter().filter_map(|it| it.net().metadata().ok()).map(|it| identity(&it));
+        end(&self.token, &namespaces.collect::<Vec<_>>());
         if let Err(error) = fs::remove_dir_all(&self.path) {
             log::warn!("cannot remove {}: {error}", self.path.display());
         }
@@ -101,12 +115,16 @@ pub fn sweep() {
             continue;
         }
         log::info!("removing what lab {pid} left behind");
-        end_marked(&format!("{pid}-{start}-"));
         let prefix = format!("vs{pid}-");
-        for entry in fs::read_dir(NETNS_DIR).into_iter().flatten().flatten() {
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
-                unbind(&entry.path());
-            }
+        let entries = fs::read_dir(NETNS_DIR).into_iter().flatten().flatten();
+        let names: Vec<PathBuf> = entries
+            .filter(|entry| entry.file_name().to_str().is_some_and(|it| it.starts_with(&prefix)))
+            .map(|entry| entry.path())
+            .collect();
+        let namespaces: Vec<Identity> = names.iter().filter_map(|name| named(name)).collect();
+        end(&format!("{pid}-{start}-"), &namespaces);
+        for name in &names {
+            unbind(name);
         }
         if let Err(error) = fs::remove_dir_all(&path) {
             log::warn!("cannot remove {}: {error}", path.display());
@@ -132,12 +150,24 @@ fn start_time(pid: u32) -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-/// Kill every process whose mark begins with `token`, and wait until they are gone.
-fn end_marked(token: &str) {
+/// A file by its device and number: what a namespace is known by.
+type Identity = (u64, u64);
+
+fn identity(file: &fs::Metadata) -> Identity {
+    (file.dev(), file.ino())
+}
+
+fn named(path: &Path) -> Option<Identity> {
+    fs::metadata(path).ok().map(|file| identity(&file))
+}
+
+/// Kill every process whose mark begins with `token` or that is in one of these
+/// network namespaces, and wait until they are gone.
+fn end(token: &str, namespaces: &[Identity]) {
     let deadline = clock::now() + clock::patience(Duration::from_secs(5));
     let mut killed = BTreeSet::new();
     loop {
-        for pid in marked(token) {
+        for pid in processes(token, namespaces) {
             log::debug!("killing leftover process {pid}");
             let _ = kill(pid, Signal::SIGKILL);
             killed.insert(pid);
@@ -145,7 +175,7 @@ fn end_marked(token: &str) {
         // Those that this process adopted are its to reap; the others are gone from its sight.
         killed
             .retain(|pid| waitpid(*pid, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive));
-        if killed.is_empty() && marked(token).is_empty() {
+        if killed.is_empty() && processes(token, namespaces).is_empty() {
             return;
         }
         if clock::now() >= deadline {
@@ -156,19 +186,22 @@ fn end_marked(token: &str) {
     }
 }
 
-fn marked(token: &str) -> Vec<Pid> {
+fn processes(token: &str, namespaces: &[Identity]) -> Vec<Pid> {
     let mark = format!("{MARK}={token}");
     let carries = |pid: u32| {
         fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| {
             environ.split(|&byte| byte == 0).any(|entry| entry.starts_with(mark.as_bytes()))
         })
     };
+    let inside = |pid: u32| {
+        named(Path::new(&format!("/proc/{pid}/ns/net"))).is_some_and(|it| namespaces.contains(&it))
+    };
     fs::read_dir("/proc")
         .into_iter()
         .flatten()
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|&pid| pid != std::process::id() && carries(pid))
+        .filter(|&pid| pid != std::process::id() && (carries(pid) || inside(pid)))
         .map(|pid| Pid::from_raw(pid as i32))
         .collect()
 }

@@ -55,6 +55,18 @@ impl Socket {
         domain == libc::AF_NETLINK && protocol == libc::NETLINK_ROUTE
     }
 
+    /// Whether its daemon lets nothing in: a program of one instruction.
+    #[must_use]
+    pub fn sends_only(&self) -> bool {
+        self.filter == Filter::Classic(1)
+    }
+
+    /// Whether it is one of IPv6.
+    #[must_use]
+    pub fn is_ipv6(&self) -> bool {
+        self.kind.0 == libc::AF_INET6
+    }
+
     /// Whether adverts are sent or received on it.
     #[must_use]
     pub fn is_vrrp(&self) -> bool {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{DatapathKind, InstanceConfig, LabConfig, Prefix};
+use crate::config::{DatapathKind, InstanceConfig, LabConfig, NodeConfig, Prefix};
 
 /// The families of a lab's addresses and virtual routers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -76,6 +76,18 @@ impl LabConfig {
             lab.instances.retain(|router| router.addresses.iter().all(is_v6));
         }
         lab
+    }
+
+    /// A third node with these families, whose priority is the lowest.
+    pub fn add_node(&mut self, stack: Stack) {
+        let mut node = NodeConfig::new(3, 90);
+        if stack == Stack::Ipv6 {
+            node.addresses.clear();
+        }
+        if stack != Stack::Ipv4 {
+            node.addresses.push(six(0x13));
+        }
+        self.nodes.push(node);
     }
 
     /// The VIPs that witnesses watch: of each family the first that clients can use from anywhere.

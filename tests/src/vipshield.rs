@@ -20,6 +20,9 @@ use crate::process::{Daemon, LogLine, Program};
 /// (`linux/capability.h`).
 const CAPABILITIES: [u8; 5] = [12, 13, 19, 38, 39];
 
+/// Its configuration file, beside its control socket.
+const FILE: &str = "vipshield.toml";
+
 /// Where vipshield runs.
 #[derive(Clone, Copy, Debug)]
 pub enum Place<'a> {
@@ -87,7 +90,8 @@ impl Vipshield {
         token: &str,
         epoch: Instant,
     ) -> Result<Self> {
-        let socket = node.dir.join("vipshield.sock");
+        let name = if how.apart { "vipshield-apart.sock" } else { "vipshield.sock" };
+        let socket = node.dir.join(name);
         let (run, namespace) = match place {
             Place::Node => (Program::new("vipshield", program, token), &node.host.namespace),
             Place::Network(namespace) => (Program::new("vipshield", program, token), namespace),
@@ -98,10 +102,19 @@ impl Vipshield {
             }
         };
         let run = if how.least_privilege { run.limited_to(&CAPABILITIES) } else { run };
+        let file = node.dir.join(FILE);
+        let run = match how.file {
+            Some(text) => {
+                std::fs::write(&file, text).with_context(|| file.display().to_string())?;
+                run.args(["run", "--metrics", "off", "--config"]).arg(&file).arg("--socket")
+            }
+            None => run.args(["run", "--socket"]),
+        };
+        let nic = nic.filter(|_| how.file.is_none());
         let daemon = run
-            .args(["run", "--socket"])
             .arg(&socket)
             .args(if how.keeps { &[][..] } else { &["--on-stop", "release"] })
+            .args(how.instance.map(|instance| ["--instance", instance]).into_iter().flatten())
             .args(nic.map(|nic| ["--interface", nic, "--metrics", "off"]).into_iter().flatten())
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()))
             .inside(namespace)
@@ -175,6 +188,31 @@ impl Vipshield {
     /// When it does not end.
     pub async fn status_text(&self) -> Result<(i32, String)> {
         self.said(&["status"]).await
+    }
+
+    /// The exit status of `vipshield status --answers`, and what it says.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn answers(&self) -> Result<(i32, String)> {
+        self.said(&["status", "--answers"]).await
+    }
+
+    /// Put another configuration file in the place of its own.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn configure(&self, text: &str) -> Result<()> {
+        let file = self.socket.with_file_name(FILE);
+        std::fs::write(&file, text).with_context(|| file.display().to_string())
+    }
+
+    /// The exit status of `vipshield reload`, and what it says.
+    ///
+    /// # Errors
+    /// When it does not end.
+    pub async fn reload(&self) -> Result<(i32, String)> {
+        self.said(&["reload"]).await
     }
 
     async fn said(&self, what: &[&str]) -> Result<(i32, String)> {
@@ -278,12 +316,38 @@ impl Vipshield {
         Ok(())
     }
 
+    /// Wait until another vipshield has taken over from it.
+    ///
+    /// # Errors
+    /// When it does not end in 20 seconds (stretched; it waits 10 s for a move to end) or its exit code
+    /// is not 0.
+    pub async fn hands_over(self) -> Result<()> {
+        let status = self.daemon.ended(Duration::from_secs(20)).await?;
+        if !status.success() {
+            bail!("vipshield ended with {status}");
+        }
+        Ok(())
+    }
+
+    /// Whether it runs.
+    pub fn runs(&mut self) -> bool {
+        self.daemon.running()
+    }
+
     /// Stop it in its tracks, with SIGSTOP.
     ///
     /// # Errors
     /// When it is gone.
     pub fn freeze(&self) -> Result<()> {
         kill(self.daemon.pid(), Signal::SIGSTOP).context("SIGSTOP to vipshield")
+    }
+
+    /// Let it go on, with SIGCONT.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn thaw(&self) -> Result<()> {
+        self.daemon.signal(Signal::SIGCONT)
     }
 
     /// End it with SIGTERM, and ask how it is. Returns the exit status of that question.

@@ -191,11 +191,12 @@ impl Witnesses {
         }
     }
 
-    /// Connect to the VIP anew: a connection does not survive a failover.
+    /// Connect to the VIPs anew: a connection does not survive a failover.
     ///
     /// # Errors
-    /// When nobody answers.
+    /// When nobody answers at the first.
     pub fn reconnect(&mut self, lab: &Lab) -> Result<()> {
+        self.further.iter_mut().for_each(|witness| witness.reconnect(lab));
         self.tcp = None;
         self.tcp = Some(TcpWitness::start(&lab.client, self.vip)?);
         Ok(())

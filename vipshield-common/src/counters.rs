@@ -1,4 +1,4 @@
-//! Event counters: every path through an eBPF program bumps one.
+//! Event counters: every path through an eBPF program bumps one, and each rule of the guard's has its own.
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $variant:ident => $name:literal, $help:literal;)*) => {
@@ -27,40 +27,63 @@ macro_rules! counters {
 }
 
 counters! {
+    // The guard's rules, in their order (crate::guard::rules::RULES).
+    PassedMalformed => "guard_passed_malformed",
+        "Netlink messages passed: too short to be understood.";
     PassedUnrelated => "guard_passed_unrelated",
         "Netlink messages passed: of a type the guard does not look at.";
     PassedDump => "guard_passed_dump",
         "Netlink messages passed: part of a dump the daemon asked for.";
-    PassedOther => "guard_passed_other_interface",
-        "Netlink messages passed: about an interface that is not guarded.";
-    PassedTrue => "guard_passed_guarded",
-        "Netlink messages passed: about a guarded NIC, and nothing to hide.";
+    PassedStale => "guard_passed_stale_heartbeat",
+        "Netlink messages passed: vipshield's heartbeat was stale (fail open).";
+    PassedUnknownSocket => "guard_passed_unknown_socket",
+        "Netlink messages passed: the socket is not in the guard's table.";
     PassedAnswer => "guard_passed_answer",
         "Netlink messages passed: answers to a request on this very socket (resync among them).";
+    PassedOwnRule => "guard_passed_own_rule",
+        "Netlink messages passed: a rule of the configuration's says so.";
+    WithheldNameConflict => "guard_withheld_name_conflict",
+        "Netlink messages withheld: another interface has a guarded NIC's name.";
+    PassedOther => "guard_passed_other_interface",
+        "Netlink messages passed: about an interface that is not guarded.";
+    WithheldBridgePort => "guard_withheld_bridge_port",
+        "Netlink messages withheld: a bridge's word about its port.";
+    PassedRemoved => "guard_passed_nic_removed",
+        "Netlink messages passed: a guarded NIC is gone.";
+    WithheldRename => "guard_withheld_rename",
+        "Netlink messages withheld: a guarded NIC was renamed.";
+    WithheldRenameHeld => "guard_withheld_rename_held",
+        "Netlink messages withheld: a guarded NIC was renamed, and what was said of it before is withheld.";
+    PassedRename => "guard_passed_rename_allowed",
+        "Netlink messages passed: a guarded NIC that failed was renamed.";
+    WithheldAdminDown => "guard_withheld_admin_down",
+        "Netlink messages withheld: a guarded NIC was taken down.";
+    WithheldAdminDownHeld => "guard_withheld_admin_down_held",
+        "Netlink messages withheld: a guarded NIC was taken down, and what was said of it before is withheld.";
+    PassedAdminDown => "guard_passed_admin_down_allowed",
+        "Netlink messages passed: a guarded NIC that failed was taken down.";
+    WithheldCarrier => "guard_withheld_carrier_loss",
+        "Netlink messages withheld: a guarded NIC lost its carrier within a transition.";
+    WithheldCarrierHeld => "guard_withheld_carrier_loss_held",
+        "Netlink messages withheld: a guarded NIC that comes up has no carrier yet.";
+    PassedCarrier => "guard_passed_carrier_loss_allowed",
+        "Netlink messages passed: a guarded NIC lost its carrier outside a transition.";
+    PassedLinkWorks => "guard_passed_link_works",
+        "Netlink messages passed: a guarded NIC works.";
     PassedOwnRequest => "guard_passed_own_request",
         "Netlink messages passed: changes that guarded daemons asked for themselves.";
     PassedReplay => "guard_passed_replay",
         "Netlink messages passed: a removal that vipshield has the kernel say again.";
-    PassedStale => "guard_passed_stale_heartbeat",
-        "Netlink messages passed: vipshield's heartbeat was stale (fail open).";
-    PassedMalformed => "guard_passed_malformed",
-        "Netlink messages passed: too short to be understood.";
-    PassedUnknownSocket => "guard_passed_unknown_socket",
-        "Netlink messages passed: the socket is not in the guard's table.";
-    WithheldAddress => "guard_withheld_address_removal",
-        "Netlink messages withheld: an address left a guarded NIC.";
-    WithheldAdminDown => "guard_withheld_admin_down",
-        "Netlink messages withheld: a guarded NIC was taken down.";
-    WithheldCarrier => "guard_withheld_carrier_loss",
-        "Netlink messages withheld: a guarded NIC lost its carrier within a transition.";
-    WithheldRename => "guard_withheld_rename",
-        "Netlink messages withheld: a guarded NIC was renamed.";
-    WithheldImpostor => "guard_withheld_impostor",
-        "Netlink messages withheld: another interface bears a guarded NIC's name.";
-    WithheldBridgePort => "guard_withheld_bridge_port",
-        "Netlink messages withheld: a bridge's word about its port.";
+    WithheldReplay => "guard_withheld_replay_begins",
+        "Netlink messages withheld: an address came to be gone at once, so that the kernel says that again.";
     WithheldOwnAddress => "guard_withheld_own_address",
         "Netlink messages withheld: an address of vipshield's own came or went.";
+    WithheldAddress => "guard_withheld_address_removal",
+        "Netlink messages withheld: an address left a guarded NIC.";
+    WithheldKnown => "guard_withheld_known_address",
+        "Netlink messages withheld: an address came back of which the daemon was not told that it had left.";
+    PassedAddress => "guard_passed_address",
+        "Netlink messages passed: an address of a guarded NIC.";
     ReportsLost => "guard_reports_lost",
         "Reports of withheld messages lost: the ring buffer was full.";
     ShuntsThrown => "shunts_thrown",

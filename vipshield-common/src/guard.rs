@@ -1,5 +1,7 @@
 //! The netlink guard: which messages a daemon does not get to see, and what is reported of them.
 
+pub mod rules;
+
 /// Length of an interface name with its terminating NUL (`IFNAMSIZ`, `linux/if.h`).
 pub const IFNAMSIZ: usize = 16;
 
@@ -30,6 +32,23 @@ pub mod withhold {
     pub const RENAME: u32 = 1 << 3;
 }
 
+/// What rules of the operator's own pass about one NIC, of what would be withheld: bits of
+/// [`NicPolicy::passes`]. A message is of one kind: of the first reason for which it would be withheld.
+pub mod passes {
+    /// Another interface has the NIC's name.
+    pub const NAME_CONFLICT: u32 = 1 << 0;
+    /// A bridge's word about its port.
+    pub const BRIDGE_PORT: u32 = 1 << 1;
+    /// The NIC was renamed.
+    pub const RENAME: u32 = 1 << 2;
+    /// The NIC was taken down.
+    pub const ADMIN_DOWN: u32 = 1 << 3;
+    /// The NIC lost its carrier.
+    pub const CARRIER_LOSS: u32 = 1 << 4;
+    /// An address left the NIC.
+    pub const ADDRESS_REMOVAL: u32 = 1 << 5;
+}
+
 /// Policy for one guarded NIC, keyed by interface index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -38,6 +57,8 @@ pub struct NicPolicy {
     pub name: IfName,
     /// Bits of [`withhold`].
     pub withhold: u32,
+    /// Bits of [`passes`], which come first.
+    pub passes: u32,
 }
 
 /// One guarded socket, keyed by its cookie (`SO_COOKIE`).
@@ -60,6 +81,18 @@ pub struct AddressKey {
     pub family: u32,
 }
 
+/// An address of a guarded NIC of which a daemon was not told that it left.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct HeldAddress {
+    /// Cookie of the daemon's socket.
+    pub cookie: u64,
+    /// The address.
+    pub key: AddressKey,
+    /// Index of the NIC.
+    pub ifindex: u32,
+}
+
 /// Why a message was withheld.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -72,12 +105,14 @@ pub enum Reason {
     CarrierLoss = 3,
     /// The NIC was renamed.
     Rename = 4,
-    /// Another interface bears the NIC's name.
-    Impostor = 5,
+    /// Another interface has the NIC's name.
+    NameConflict = 5,
     /// A bridge says something about its port (`AF_BRIDGE`), which is not link state.
     BridgePort = 6,
     /// An address of vipshield's own.
     OwnAddress = 7,
+    /// An address came that, to the daemon, never left, or that is to leave at once.
+    KnownAddress = 8,
 }
 
 impl Reason {
@@ -89,9 +124,10 @@ impl Reason {
             2 => Self::AdminDown,
             3 => Self::CarrierLoss,
             4 => Self::Rename,
-            5 => Self::Impostor,
+            5 => Self::NameConflict,
             6 => Self::BridgePort,
             7 => Self::OwnAddress,
+            8 => Self::KnownAddress,
             _ => return None,
         })
     }
@@ -115,27 +151,30 @@ pub struct GuardReport {
     pub message_type: u16,
     /// A [`Reason`].
     pub reason: u8,
+    /// Number of the rule that decided ([`rules::RULES`]).
+    pub rule: u8,
     /// `AF_*` of the message.
     pub family: u8,
     /// Of an address message, else 0.
     pub prefix_len: u8,
     /// Must be 0.
-    pub padding: [u8; 7],
+    pub padding: [u8; 6],
     /// Of an address message, else 0; IPv4 in the first four bytes.
     pub address: [u8; 16],
     /// Of a link message, else empty.
     pub name: IfName,
 }
 
-const _: () = assert!(size_of::<NicPolicy>() == 20);
+const _: () = assert!(size_of::<NicPolicy>() == 24);
 const _: () = assert!(size_of::<GuardedSocket>() == 8);
 const _: () = assert!(size_of::<AddressKey>() == 20);
+const _: () = assert!(size_of::<HeldAddress>() == 32);
 const _: () = assert!(size_of::<GuardReport>() == 72);
 const _: () = assert!(core::mem::offset_of!(GuardReport, address) == 40);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{AddressKey, GuardReport, GuardedSocket, NicPolicy};
+    use super::{AddressKey, GuardReport, GuardedSocket, HeldAddress, NicPolicy};
 
     // SAFETY: repr(C), no padding (sizes asserted above), every bit pattern is a value.
     unsafe impl aya::Pod for NicPolicy {}
@@ -143,6 +182,8 @@ mod pod {
     unsafe impl aya::Pod for GuardedSocket {}
     // SAFETY: as above.
     unsafe impl aya::Pod for AddressKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for HeldAddress {}
     // SAFETY: as above.
     unsafe impl aya::Pod for GuardReport {}
 }

@@ -4,10 +4,12 @@
 //! Every type is `repr(C)` without implicit padding, made of plain integers, and its size is
 //! asserted at compile time, so that both halves read the same bytes.
 #![no_std]
+#![expect(clippy::inline_always, reason = "the eBPF programs' verifier wants straight code")]
 
 pub mod counters;
 pub mod guard;
 pub mod intent;
+pub mod rule;
 pub mod shunt;
 pub mod tasks;
 pub mod watch;
@@ -36,6 +38,10 @@ pub mod maps {
     pub const NAMES: &str = "NAMES";
     /// Hash: interface index to 1 while a link message about it is being withheld.
     pub const LINK_HELD: &str = "LINK_HELD";
+    /// Hash: interface index to the number of its epoch; 0 if it is not there.
+    pub const EPOCHS: &str = "EPOCHS";
+    /// LRU hash: [`HeldAddress`](crate::guard::HeldAddress) to the epoch in which its removal was withheld.
+    pub const ADDRESSES_HELD: &str = "ADDRESSES_HELD";
     /// Hash: [`AddressKey`](crate::guard::AddressKey) of addresses that are vipshield's own.
     pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";
     /// Hash: socket cookie to [`GuardedSocket`](crate::guard::GuardedSocket), for each socket with a
@@ -52,7 +58,7 @@ pub mod maps {
     /// Hash: [`WordKey`](crate::intent::WordKey) to the last
     /// [`IntentReport`](crate::intent::IntentReport) of it.
     pub const LAST_WORDS: &str = "LAST_WORDS";
-    /// Hash: command name of a task worth a word, to one of [`names`](crate::tasks::names).
+    /// Hash: command name of a task worth a word, to what it may mean.
     pub const TASK_NAMES: &str = "TASK_NAMES";
     /// Ring buffer of [`TaskEvent`](crate::tasks::TaskEvent).
     pub const TASKS: &str = "TASKS";
@@ -79,6 +85,8 @@ pub mod maps {
 
 /// Names of constants that the loader sets.
 pub mod constants {
+    /// The guard's rules: [`TABLE`](crate::guard::rules::TABLE), or another one of its length.
+    pub const GUARD_RULES: &str = "GUARD_RULES";
     /// A [`Devices`](crate::shunt::Devices).
     pub const DEVICES: &str = "DEVICES";
     /// [`Credentials`](crate::tasks::Credentials).
@@ -98,6 +106,8 @@ pub mod programs {
     pub const INTENT_STUB: &str = "intent_stub";
     /// Socket filter on vipshield's own rtnetlink monitor: throws shunts.
     pub const LINK_SENTRY: &str = "link_sentry";
+    /// kprobe on `inet6_rtm_newaddr`: notes which IPv6 address a task asks for.
+    pub const ADDRESS_SENTRY: &str = "address_sentry";
     /// kprobe on `br_add_if`: throws shunts earlier.
     pub const BRIDGE_JOIN_SENTRY: &str = "bridge_join_sentry";
     /// kprobe on `br_del_if`: throws shunts earlier.

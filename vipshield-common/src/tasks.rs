@@ -1,15 +1,7 @@
-//! Tasks worth a word: guarded daemons being born and dying, and tools being started.
+//! Tasks worth a word: guarded daemons being born and dying.
 
 /// Length of a task's command name with its terminating NUL (`TASK_COMM_LEN`, `linux/sched.h`).
 pub const TASK_COMM_LEN: usize = 16;
-
-/// Kinds of command names.
-pub mod names {
-    /// A daemon worth guarding: it is told when one execs, forks or exits.
-    pub const DAEMON: u32 = 1;
-    /// A tool that takes and gives back NICs: it is told when one starts.
-    pub const TOOL: u32 = 2;
-}
 
 /// A task may have `CAP_NET_ADMIN` in no user namespace.
 pub const NOWHERE: u32 = 0;
@@ -46,10 +38,8 @@ pub enum TaskChange {
     Fork = 2,
     /// Its last thread, or its group leader, exited.
     Exit = 3,
-    /// A tool was started whose name is a sign.
-    Tool = 4,
     /// It told another process, its child for instance, to read its configuration again (SIGHUP).
-    Reload = 5,
+    Reload = 4,
 }
 
 impl TaskChange {
@@ -60,8 +50,7 @@ impl TaskChange {
             1 => Self::Exec,
             2 => Self::Fork,
             3 => Self::Exit,
-            4 => Self::Tool,
-            5 => Self::Reload,
+            4 => Self::Reload,
             _ => return None,
         })
     }

@@ -8,7 +8,8 @@
 //! failures: after Kube-OVN has moved an address, the daemon's own request to remove it fails, and
 //! nothing else says that it gave the address up; and successes that are about IPv6. A removal is
 //! announced in the context of who asks, right before the answer: `link_sentry` remembers it by the
-//! task. An addition is announced by a kernel thread, some time later: its report names no address.
+//! task. An addition is announced by a kernel thread, some time later: `address_sentry` remembers what was asked
+//! for. Where the kernel lets no probe in, the report of an addition names no address.
 //!
 //! What is told goes to a ring buffer, in order. The last word on each address is kept beside it, also of
 //! what the kernel granted for IPv4: there it is found when the ring buffer was full, or when what the
@@ -158,9 +159,9 @@ fn granted(message_type: u16, sequence: u32) -> Option<Announced> {
             && now.saturating_sub(announced.time_ns) < ANNOUNCED_FOR_NS
     };
     if let Some(announced) = announced.filter(is_its_own) {
-        // Of IPv6 the kernel does not say for which request it was.
-        let told = announced.family == AF_INET6 || announced.sequence == sequence;
-        return told.then_some(announced);
+        // What the kernel announces of IPv6 does not say for which request it was.
+        let nameless = announced.family == AF_INET6 && announced.sequence == 0;
+        return (nameless || announced.sequence == sequence).then_some(announced);
     }
     let (time_ns, address, ifindex, family, prefix_len) = (now, [0; 16], 0, 0, 0);
     let nameless =

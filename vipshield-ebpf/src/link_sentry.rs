@@ -16,6 +16,7 @@ use crate::{
         AF_BRIDGE, AddressMessage, Attribute, HEADER, Header, IFF_RUNNING, IFF_UP, LinkMessage,
         NLA_TYPE_MASK, RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR, RTM_NEWLINK, align, local_address,
     },
+    shunt,
     skb::load,
 };
 
@@ -115,6 +116,7 @@ pub(crate) fn throw(nic: u32, event: u32, thrown: impl FnOnce(u64) -> Thrown) {
         && end.trigger == event
         && SHUNTED.insert(nic, thrown(end.until(now_ns())), 0).is_ok()
     {
+        shunt::thrown();
         count(Counter::ShuntsThrown);
     }
 }

@@ -8,6 +8,7 @@
 )]
 #![expect(clippy::needless_pass_by_value, reason = "a program gets its context by value")]
 
+mod address_sentry;
 mod answer;
 mod frame;
 mod intent;

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use vipshield_common::{
     counters::Counter,
     filters,
-    guard::{AddressKey, GuardedSocket, IfName, NicPolicy},
+    guard::{AddressKey, GuardedSocket, HeldAddress, IfName, NicPolicy},
     intent::{IntentReport, WordKey},
     shunt::{ShuntEnd, Thrown},
     tasks::TASK_COMM_LEN,
@@ -22,6 +22,8 @@ const MAX_NICS: u32 = 64;
 const MAX_OWN_ADDRESSES: u32 = 256;
 const MAX_SOCKETS: u32 = 256;
 const MAX_COMMAND_PORTS: u32 = 256;
+/// A few addresses of each NIC, for each socket.
+const MAX_ADDRESSES_HELD: u32 = 4096;
 /// Tasks that change addresses at the same time.
 const MAX_ANNOUNCED: u32 = 256;
 /// Tasks that delete ports: Open vSwitch has one.
@@ -54,6 +56,15 @@ pub(crate) static NICS: HashMap<u32, NicPolicy> = HashMap::with_max_entries(MAX_
 pub(crate) static NAMES: HashMap<IfName, u32> = HashMap::with_max_entries(MAX_NICS, 0);
 #[map]
 pub(crate) static LINK_HELD: HashMap<u32, u32> = HashMap::with_max_entries(MAX_NICS, 0);
+/// By NIC, another number whenever the daemons may have forgotten its addresses: what was withheld before says
+/// nothing any more of what they know.
+#[map]
+pub(crate) static EPOCHS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_NICS, 0);
+/// The epoch of the NIC in which it was withheld that an address left. Of too many the oldest are forgotten:
+/// they are announced as ever when they come back.
+#[map]
+pub(crate) static ADDRESSES_HELD: LruHashMap<HeldAddress, u32> =
+    LruHashMap::with_max_entries(MAX_ADDRESSES_HELD, 0);
 #[map]
 pub(crate) static OWN_ADDRESSES: HashMap<AddressKey, u32> =
     HashMap::with_max_entries(MAX_OWN_ADDRESSES, 0);
@@ -141,7 +152,18 @@ pub(crate) struct Announced {
 /// Adds one to `counter` on this CPU.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
-    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+    add_one(counter as u32);
+}
+
+/// The same for a rule of the guard's: its counter has its number.
+#[inline(always)]
+pub(crate) fn count_rule(rule: u8) {
+    add_one(u32::from(rule));
+}
+
+#[inline(always)]
+fn add_one(index: u32) {
+    if let Some(value) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: the pointer is to this CPU's slot, and nothing preempts a program on its CPU
         // with another that writes the same slot, but for nested programs, which may cost a count.
         unsafe { *value += 1 };

@@ -1,9 +1,11 @@
-//! rtnetlink messages as a socket filter finds them: from offset 0, in the byte order of this
-//! machine.
+//! rtnetlink messages, as a socket filter finds them and as the kernel handles them: from offset 0, in the
+//! byte order of this machine.
+
+use core::ffi::c_void;
 
 use aya_ebpf::programs::SkBuffContext;
 
-use crate::skb::load;
+use crate::{kernel::read, skb};
 
 /// `linux/rtnetlink.h`.
 pub(crate) const RTM_NEWLINK: u16 = 16;
@@ -78,26 +80,62 @@ pub(crate) struct Attribute {
 pub(crate) const HEADER: u32 = size_of::<Header>() as u32;
 pub(crate) const ATTRIBUTE: u32 = size_of::<Attribute>() as u32;
 
+/// Where a message lies.
+pub(crate) trait Message {
+    /// Reads a plain value; nothing beyond the message's end.
+    fn load<T: Copy>(&self, offset: u32) -> Option<T>;
+}
+
+impl Message for SkBuffContext {
+    #[inline(always)]
+    fn load<T: Copy>(&self, offset: u32) -> Option<T> {
+        skb::load(self, offset)
+    }
+}
+
+/// A request in the kernel's own memory.
+pub(crate) struct Request {
+    start: *const c_void,
+    length: u32,
+}
+
+impl Request {
+    /// The one that starts with this header.
+    #[inline(always)]
+    pub(crate) fn at(start: *const c_void) -> Option<(Self, Header)> {
+        let header = read::<Header>(start, 0)?;
+        Some((Self { start, length: header.length }, header))
+    }
+}
+
+impl Message for Request {
+    #[inline(always)]
+    fn load<T: Copy>(&self, offset: u32) -> Option<T> {
+        let end = offset.checked_add(size_of::<T>() as u32)?;
+        if end > self.length { None } else { read(self.start, offset) }
+    }
+}
+
 /// `IFA_LOCAL` of the address message at `offset`, `IFA_ADDRESS` where there is none (IPv6 without
 /// a peer).
 #[inline(always)]
-pub(crate) fn local_address(skb: &SkBuffContext, offset: u32, family: u8) -> Option<[u8; 16]> {
+pub(crate) fn local_address(message: &impl Message, offset: u32, family: u8) -> Option<[u8; 16]> {
     let mut offset = offset + size_of::<AddressMessage>() as u32;
     let mut found = None;
     for _ in 0..ATTRIBUTES_LOOKED_AT {
-        let Some(attribute) = load::<Attribute>(skb, offset) else { break };
+        let Some(attribute) = message.load::<Attribute>(offset) else { break };
         let attribute_type = attribute.attribute_type & NLA_TYPE_MASK;
         if attribute_type == IFA_LOCAL || (attribute_type == IFA_ADDRESS && found.is_none()) {
             let mut address = [0_u8; 16];
             match family {
                 AF_INET => {
-                    let bytes = load::<[u8; 4]>(skb, offset + ATTRIBUTE)?;
+                    let bytes = message.load::<[u8; 4]>(offset + ATTRIBUTE)?;
                     address[0] = bytes[0];
                     address[1] = bytes[1];
                     address[2] = bytes[2];
                     address[3] = bytes[3];
                 }
-                AF_INET6 => address = load::<[u8; 16]>(skb, offset + ATTRIBUTE)?,
+                AF_INET6 => address = message.load::<[u8; 16]>(offset + ATTRIBUTE)?,
                 _ => return None,
             }
             found = Some(address);

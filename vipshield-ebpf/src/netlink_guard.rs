@@ -4,9 +4,8 @@
 //! in `net/netlink/af_netlink.c` call `sk_filter`), in the context of whoever made the change.
 //! The message starts at offset 0. A filter returns how many bytes to keep: all, or none.
 //!
-//! It answers one question, in this order, and anything it does not understand passes:
-//! is somebody alive who will tell the daemon the truth later, is it about a guarded NIC, did the
-//! daemons ask for it themselves, and does the NIC's policy withhold it?
+//! It looks at the facts (`look`), in the order in which the rules ask for them, and does what the first
+//! rule says that fits (`vipshield_common::guard::rules`). Anything it does not understand passes.
 
 use aya_ebpf::{
     EbpfContext as _, helpers::generated::bpf_get_socket_cookie, macros::socket_filter,
@@ -16,14 +15,19 @@ use aya_log_ebpf::warn;
 use vipshield_common::{
     counters::Counter,
     guard::{
-        AddressKey, GuardReport, GuardedSocket, IFNAMSIZ, IfName, NicPolicy, Reason, withhold,
+        AddressKey, GuardReport, GuardedSocket, HeldAddress, IFNAMSIZ, IfName, NicPolicy,
+        rules::{
+            ADDRESS, ANSWER, DUMP, Entry, KNOWN, LINK, LinkSaid, MALFORMED, OF_DAEMON, REMOVAL,
+            REPLAYED, RULES, STALE, TABLE, UNKNOWN_SOCKET, Verdict, facts_of_address,
+            facts_of_link, facts_of_policy, judge,
+        },
     },
 };
 
 use crate::{
     maps::{
-        COMMAND_PORTS, LINK_HELD, NAMES, NICS, OWN_ADDRESSES, REPLAYED, REPORTS, SOCKETS, alive,
-        count, now_ns,
+        ADDRESSES_HELD, COMMAND_PORTS, EPOCHS, LINK_HELD, NAMES, NICS, OWN_ADDRESSES,
+        REPLAYED as REPLAYED_NOW, REPORTS, SOCKETS, alive, count, count_rule, now_ns,
     },
     netlink::{
         AF_BRIDGE, AF_INET6, ATTRIBUTE, AddressMessage, Attribute, HEADER, Header, IFF_RUNNING,
@@ -40,182 +44,201 @@ const IFLA_IFNAME: u16 = 3;
 /// `IFLA_TARGET_NETNSID` before it, `br_fill_ifinfo` puts it first).
 const ATTRIBUTES_LOOKED_AT: u32 = 4;
 
-enum Verdict {
-    Pass(Counter),
-    Withhold(Counter, Reason, GuardReport),
-}
+/// The rules, as the loader has them.
+#[unsafe(no_mangle)]
+static GUARD_RULES: [Entry; RULES.len()] = TABLE;
 
 #[socket_filter]
 fn netlink_guard(skb: SkBuffContext) -> i64 {
     // SAFETY: the context of a socket filter is a `__sk_buff`.
     let cookie = unsafe { bpf_get_socket_cookie(skb.as_ptr()) };
-    match judge(&skb, cookie) {
-        Verdict::Pass(counter) => {
-            count(counter);
-            i64::from(u32::MAX)
-        }
-        Verdict::Withhold(counter, reason, mut report) => {
-            count(counter);
-            report.time_ns = now_ns();
-            report.cookie = cookie;
-            report.reason = reason as u8;
-            if REPORTS.output::<GuardReport>(&report, 0).is_err() {
-                count(Counter::ReportsLost);
-                warn!(
-                    &skb,
-                    "report lost: type {} about interface {}", report.message_type, report.ifindex
-                );
-            }
-            0
-        }
+    let mut report = NOTHING_YET;
+    let facts = look(&skb, cookie, &mut report);
+    let verdict = judge(entry, facts);
+    count_rule(verdict.rule);
+    if facts & ADDRESS != 0 {
+        note_address(cookie, &report, verdict);
+    } else if verdict.then.settles() {
+        let _ = LINK_HELD.remove(report.ifindex);
+    } else if verdict.then.holds() {
+        let _ = LINK_HELD.insert(report.ifindex, 1, 0);
     }
+    if verdict.then.reason() == 0 {
+        return i64::from(u32::MAX);
+    }
+    report.time_ns = now_ns();
+    report.cookie = cookie;
+    report.reason = verdict.then.reason();
+    report.rule = verdict.rule;
+    if REPORTS.output::<GuardReport>(&report, 0).is_err() {
+        count(Counter::ReportsLost);
+        warn!(&skb, "report lost: type {} about interface {}", report.message_type, report.ifindex);
+    }
+    0
 }
 
+/// An entry of the table. The compiler must not know what is there: the loader may replace it.
 #[inline(always)]
-fn judge(skb: &SkBuffContext, cookie: u64) -> Verdict {
-    let Some(header) = load::<Header>(skb, 0) else {
-        return Verdict::Pass(Counter::PassedMalformed);
+fn entry(number: usize) -> Entry {
+    // SAFETY: the caller asks for one of RULES.len(), and that many there are.
+    unsafe { (&raw const GUARD_RULES).cast::<Entry>().add(number).read_volatile() }
+}
+
+/// Every byte of it is written: before Linux 6.3 the verifier refuses a program that may read something on its
+/// stack that it has not written (`check_stack_read_fixed_off` in `kernel/bpf/verifier.c`).
+const NOTHING_YET: GuardReport = GuardReport {
+    time_ns: 0,
+    cookie: 0,
+    ifindex: 0,
+    requester: 0,
+    link_flags: 0,
+    message_type: 0,
+    reason: 0,
+    rule: 0,
+    family: 0,
+    prefix_len: 0,
+    padding: [0; 6],
+    address: [0; 16],
+    name: [0; IFNAMSIZ],
+};
+
+/// The facts of a message, as far as they matter, and what would be reported of it.
+#[inline(always)]
+fn look(skb: &SkBuffContext, cookie: u64, report: &mut GuardReport) -> u32 {
+    let Some(header) = load::<Header>(skb, 0) else { return MALFORMED };
+    let facts = match header.message_type {
+        RTM_NEWLINK => LINK,
+        RTM_DELLINK => LINK | REMOVAL,
+        RTM_NEWADDR => ADDRESS,
+        RTM_DELADDR => ADDRESS | REMOVAL,
+        _ => return 0,
     };
-    if !matches!(header.message_type, RTM_NEWLINK | RTM_DELLINK | RTM_NEWADDR | RTM_DELADDR) {
-        return Verdict::Pass(Counter::PassedUnrelated);
-    }
     if header.flags & NLM_F_MULTI != 0 {
-        return Verdict::Pass(Counter::PassedDump);
+        return facts | DUMP;
     }
-    if !alive() {
-        return Verdict::Pass(Counter::PassedStale);
+    let facts = if alive() { facts } else { facts | STALE };
+    // What becomes known of an address without vipshield is noted all the same.
+    if facts & (STALE | LINK) == STALE | LINK {
+        return facts;
     }
     // SAFETY: entries are plain integers; a torn read of one being replaced costs one verdict.
     let Some(socket) = (unsafe { SOCKETS.get(cookie) }).copied() else {
-        return Verdict::Pass(Counter::PassedUnknownSocket);
+        return facts | UNKNOWN_SOCKET;
     };
     if header.port != 0 && header.port == socket.port {
-        return Verdict::Pass(Counter::PassedAnswer);
+        return facts | ANSWER;
     }
-    if matches!(header.message_type, RTM_NEWLINK | RTM_DELLINK) {
-        judge_link(skb, &header)
+    report.requester = header.port;
+    report.message_type = header.message_type;
+    if facts & LINK != 0 {
+        facts | look_at_link(skb, report)
     } else {
-        judge_address(skb, &header, &socket)
+        facts | look_at_address(skb, cookie, &socket, facts, report)
     }
 }
 
 #[inline(always)]
-fn judge_link(skb: &SkBuffContext, header: &Header) -> Verdict {
-    let Some(link) = load::<LinkMessage>(skb, HEADER) else {
-        return Verdict::Pass(Counter::PassedMalformed);
-    };
-    let Some(name) = interface_name(skb) else {
-        return Verdict::Pass(Counter::PassedMalformed);
-    };
-    let mut report = report(header, link.index, link.family);
+fn look_at_link(skb: &SkBuffContext, report: &mut GuardReport) -> u32 {
+    let Some(link) = load::<LinkMessage>(skb, HEADER) else { return MALFORMED };
+    let Some(name) = interface_name(skb) else { return MALFORMED };
+    report.ifindex = link.index;
+    report.family = link.family;
     report.link_flags = link.flags;
     report.name = name;
-
-    // SAFETY: as for SOCKETS.
-    let Some(policy) = (unsafe { NICS.get(link.index) }) else {
-        return if bears_guarded_name(&name) {
-            Verdict::Withhold(Counter::WithheldImpostor, Reason::Impostor, report)
-        } else {
-            Verdict::Pass(Counter::PassedOther)
-        };
+    let said = LinkSaid {
+        name,
+        is_down: link.flags & IFF_UP == 0,
+        lacks_carrier: link.flags & IFF_RUNNING == 0,
+        of_bridge: link.family == AF_BRIDGE,
     };
-    // A bridge reports a port that joins or leaves as RTM_NEWLINK or RTM_DELLINK of family
-    // AF_BRIDGE (`br_ifinfo_notify`). keepalived 2.2.7 does not look at the family, and would
-    // take the latter for the NIC's removal.
-    if link.family == AF_BRIDGE {
-        return Verdict::Withhold(Counter::WithheldBridgePort, Reason::BridgePort, report);
-    }
-    if header.message_type == RTM_DELLINK {
-        return Verdict::Pass(Counter::PassedTrue);
-    }
-    let (fault, counter, reason) = if name != policy.name {
-        (withhold::RENAME, Counter::WithheldRename, Reason::Rename)
-    } else if link.flags & IFF_UP == 0 {
-        (withhold::ADMIN_DOWN, Counter::WithheldAdminDown, Reason::AdminDown)
-    } else if link.flags & IFF_RUNNING == 0 {
-        (withhold::CARRIER_LOSS, Counter::WithheldCarrier, Reason::CarrierLoss)
-    } else {
-        // All is well again: what was held back about the link is untrue now.
-        let _ = LINK_HELD.remove(link.index);
-        return Verdict::Pass(Counter::PassedTrue);
-    };
-    // A NIC that was just taken down has no carrier for a moment after it comes up, sooner than
-    // userspace can widen the policy: what began withheld stays so.
     // SAFETY: as for SOCKETS.
-    let held = policy.withhold != 0 && unsafe { LINK_HELD.get(link.index) }.is_some();
-    if policy.withhold & fault == 0 && !held {
-        return Verdict::Pass(Counter::PassedTrue);
-    }
-    let _ = LINK_HELD.insert(link.index, 1, 0);
-    Verdict::Withhold(counter, reason, report)
+    let policy = unsafe { NICS.get(link.index) };
+    // SAFETY: as for SOCKETS.
+    let is_held = || unsafe { LINK_HELD.get(link.index) }.is_some();
+    facts_of_link(&said, policy, is_held, || namesake(&name))
 }
 
 #[inline(always)]
-fn judge_address(skb: &SkBuffContext, header: &Header, socket: &GuardedSocket) -> Verdict {
-    let Some(message) = load::<AddressMessage>(skb, HEADER) else {
-        return Verdict::Pass(Counter::PassedMalformed);
-    };
+fn look_at_address(
+    skb: &SkBuffContext,
+    cookie: u64,
+    socket: &GuardedSocket,
+    said: u32,
+    report: &mut GuardReport,
+) -> u32 {
+    let Some(message) = load::<AddressMessage>(skb, HEADER) else { return MALFORMED };
     // SAFETY: as for SOCKETS.
-    let Some(policy) = (unsafe { NICS.get(message.index) }) else {
-        return Verdict::Pass(Counter::PassedOther);
-    };
-    // SAFETY: as for SOCKETS.
-    if header.port != 0 && unsafe { COMMAND_PORTS.get(header.port) }.is_some() {
-        return Verdict::Pass(Counter::PassedOwnRequest);
-    }
-    if header.port != 0 && header.port == socket.replay_port {
-        return Verdict::Pass(Counter::PassedReplay);
-    }
+    let Some(policy) = (unsafe { NICS.get(message.index) }) else { return 0 };
+    let facts = facts_of_policy(policy);
     let Some(address) = local_address(skb, HEADER, message.family) else {
-        return Verdict::Pass(Counter::PassedMalformed);
+        return facts | MALFORMED;
     };
-    let mut report = report(header, message.index, message.family);
+    report.ifindex = message.index;
+    report.family = message.family;
     report.prefix_len = message.prefix_len;
     report.address = address;
 
+    let requester = report.requester;
+    // SAFETY: as for SOCKETS.
+    if requester != 0 && unsafe { COMMAND_PORTS.get(requester) }.is_some() {
+        return facts | OF_DAEMON;
+    }
+    if requester != 0 && requester == socket.replay_port {
+        return facts | REPLAYED;
+    }
     let key = AddressKey { address, family: u32::from(message.family) };
     // Of IPv6 the kernel does not say who asked (`inet6_ifa_notify` in `net/ipv6/addrconf.c`): what
     // is replayed is known by its address.
     // SAFETY: as for SOCKETS.
-    if message.family == AF_INET6 && unsafe { REPLAYED.get(key) }.is_some() {
-        return Verdict::Pass(Counter::PassedReplay);
+    if message.family == AF_INET6 && unsafe { REPLAYED_NOW.get(key) }.is_some() {
+        return facts | REPLAYED;
     }
     // SAFETY: as for SOCKETS.
-    if unsafe { OWN_ADDRESSES.get(key) }.is_some() {
-        return Verdict::Withhold(Counter::WithheldOwnAddress, Reason::OwnAddress, report);
+    let is_own = unsafe { OWN_ADDRESSES.get(key) }.is_some();
+    let is_removal = said & REMOVAL != 0;
+    let facts = facts_of_address(policy, is_own, is_removal);
+    if is_own || is_removal {
+        return facts;
     }
-    if header.message_type == RTM_DELADDR && policy.withhold & withhold::ADDRESS_REMOVAL != 0 {
-        return Verdict::Withhold(Counter::WithheldAddress, Reason::AddressRemoval, report);
-    }
-    Verdict::Pass(Counter::PassedTrue)
+    // SAFETY: as for SOCKETS.
+    let held = unsafe { ADDRESSES_HELD.get(held_address(cookie, report)) };
+    if held.is_some_and(|held| *held == epoch(report.ifindex)) { facts | KNOWN } else { facts }
 }
 
-/// Whether a NIC whose policy withholds renames is known under `name`.
+/// Notes whether the daemon believes an address there that is not.
 #[inline(always)]
-fn bears_guarded_name(name: &IfName) -> bool {
-    // SAFETY: as for SOCKETS.
-    let Some(index) = (unsafe { NAMES.get(name) }) else { return false };
-    // SAFETY: as for SOCKETS.
-    let policy: Option<&NicPolicy> = unsafe { NICS.get(*index) };
-    policy.is_some_and(|policy| policy.withhold & withhold::RENAME != 0)
+fn note_address(cookie: u64, report: &GuardReport, verdict: Verdict) {
+    // No address of a guarded NIC.
+    if report.family == 0 {
+        return;
+    }
+    let held = held_address(cookie, report);
+    if verdict.then.holds() {
+        let _ = ADDRESSES_HELD.insert(held, epoch(report.ifindex), 0);
+    } else {
+        let _ = ADDRESSES_HELD.remove(held);
+    }
 }
 
 #[inline(always)]
-fn report(header: &Header, ifindex: u32, family: u8) -> GuardReport {
-    GuardReport {
-        time_ns: 0,
-        cookie: 0,
-        ifindex,
-        requester: header.port,
-        link_flags: 0,
-        message_type: header.message_type,
-        reason: 0,
-        family,
-        prefix_len: 0,
-        padding: [0; 7],
-        address: [0; 16],
-        name: [0; IFNAMSIZ],
-    }
+fn epoch(ifindex: u32) -> u32 {
+    // SAFETY: as for SOCKETS.
+    unsafe { EPOCHS.get(ifindex) }.copied().unwrap_or(0)
+}
+
+#[inline(always)]
+const fn held_address(cookie: u64, report: &GuardReport) -> HeldAddress {
+    let key = AddressKey { address: report.address, family: report.family as u32 };
+    HeldAddress { cookie, key, ifindex: report.ifindex }
+}
+
+/// The policy of the NIC that is known under `name`.
+#[inline(always)]
+fn namesake<'a>(name: &IfName) -> Option<&'a NicPolicy> {
+    // SAFETY: as for SOCKETS.
+    let index = (unsafe { NAMES.get(name) })?;
+    // SAFETY: as for SOCKETS.
+    unsafe { NICS.get(*index) }
 }
 
 /// `IFLA_IFNAME` of a link message, padded with NUL bytes whatever stood behind it.

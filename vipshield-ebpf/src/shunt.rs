@@ -5,9 +5,11 @@
 //! `net/core/dev.c`), so that what is for this node reaches the bearer whatever the bridge does.
 //! Frames for others, and those in a VLAN, go their usual way; group-addressed ones go both ways.
 
+use core::cell::UnsafeCell;
+
 use aya_ebpf::{
     bindings::{BPF_F_INGRESS, TC_ACT_UNSPEC},
-    helpers::generated::bpf_redirect,
+    helpers::generated::{bpf_jiffies64, bpf_redirect},
     macros::classifier,
     programs::TcContext,
 };
@@ -25,6 +27,46 @@ use crate::{
 const PACKET_HOST: u32 = 0;
 const PACKET_BROADCAST: u32 = 1;
 const PACKET_MULTICAST: u32 = 2;
+/// Longer than any shunt lasts, which is no longer than the longest deadline, a minute. There are a thousand jiffies
+/// a second, or fewer.
+const LONGEST_JIFFIES: u64 = 2 * 60 * 1000;
+
+/// No shunt is thrown after this, in jiffies. Nearly always that is all that a frame asks: the kernel makes one
+/// load each of this and of its own clock, where a look-up and a clock in nanoseconds are several times as much.
+static THROWN_UNTIL: Moment = Moment(UnsafeCell::new(0));
+
+/// An aligned word that programs write to. The instruction set that all kernels take has no atomic loads and stores
+/// but these, which do not tear.
+struct Moment(UnsafeCell<u64>);
+
+// SAFETY: it is only accessed as a whole, and any value that was written is a fine one.
+unsafe impl Sync for Moment {}
+
+impl Moment {
+    #[inline(always)]
+    fn get(&self) -> u64 {
+        // SAFETY: the pointer is to a static.
+        unsafe { self.0.get().read_volatile() }
+    }
+
+    #[inline(always)]
+    fn set(&self, jiffies: u64) {
+        // SAFETY: as above.
+        unsafe { self.0.get().write_volatile(jiffies) }
+    }
+}
+
+/// A shunt is thrown now. To be called after it is in the map.
+#[inline(always)]
+pub(crate) fn thrown() {
+    THROWN_UNTIL.set(jiffies() + LONGEST_JIFFIES);
+}
+
+#[inline(always)]
+fn jiffies() -> u64 {
+    // SAFETY: a helper without preconditions.
+    unsafe { bpf_jiffies64() }
+}
 
 #[classifier]
 fn shunt_ingress(ctx: TcContext) -> i32 {
@@ -91,6 +133,9 @@ fn copy(ctx: &TcContext, ifindex: u32, flags: u64, counter: Counter) -> i32 {
 /// The end of a shunt at this interface, if there is one, and until when it is thrown.
 #[inline(always)]
 fn end(ctx: &TcContext) -> Option<(ShuntEnd, Thrown)> {
+    if jiffies() > THROWN_UNTIL.get() {
+        return None;
+    }
     // SAFETY: the context of a classifier is a `__sk_buff`.
     let ifindex = unsafe { (*ctx.skb.skb).ifindex };
     // SAFETY: entries are plain integers; a torn read of one being replaced costs one frame.

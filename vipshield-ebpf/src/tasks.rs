@@ -17,7 +17,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use vipshield_common::{
     counters::Counter,
-    tasks::{Credentials, NOWHERE, TaskChange, TaskEvent, UNKNOWN, names},
+    tasks::{Credentials, NOWHERE, TaskChange, TaskEvent, UNKNOWN},
 };
 
 use crate::{
@@ -65,15 +65,10 @@ fn task_signal(context: RawTracePointContext) -> i32 {
 fn tell(context: &RawTracePointContext, change: TaskChange) -> i32 {
     let Ok(comm) = bpf_get_current_comm() else { return 0 };
     // SAFETY: entries are never changed in place.
-    let kind = unsafe { TASK_NAMES.get(comm) }.copied();
-    let change = match (kind, change) {
-        (Some(names::DAEMON), change) => change,
-        (Some(names::TOOL), TaskChange::Exec) => TaskChange::Tool,
-        _ => {
-            count(Counter::TasksIgnored);
-            return 0;
-        }
-    };
+    if unsafe { TASK_NAMES.get(comm) }.is_none() {
+        count(Counter::TasksIgnored);
+        return 0;
+    }
     let event = TaskEvent {
         time_ns: now_ns(),
         pid: (bpf_get_current_pid_tgid() >> 32) as u32,

@@ -36,7 +36,17 @@ const TOLD: usize = 3;
 /// The network namespace is this process's for as long as this lives.
 #[derive(Debug)]
 pub struct Claim {
-    _listener: UnixListener,
+    listener: UnixListener,
+}
+
+impl Claim {
+    /// Its socket once more, for who asks to take over: every process of the network namespace reaches it,
+    /// whatever it sees of the file system.
+    pub fn listener(&self) -> io::Result<UnixListener> {
+        let listener = self.listener.try_clone()?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    }
 }
 
 /// The network namespace could not be claimed.
@@ -71,6 +81,18 @@ impl Holder {
         let name = String::from_utf8_lossy(&socket.name).into_owned();
         Self { name, user: socket.user, process }
     }
+
+    /// Its abstract name.
+    #[must_use]
+    pub fn name(&self) -> &[u8] {
+        self.name.as_bytes()
+    }
+
+    /// Its process id, unless it cannot be seen from here.
+    #[must_use]
+    pub const fn process(&self) -> Option<u32> {
+        self.process
+    }
 }
 
 impl fmt::Display for Holder {
@@ -85,26 +107,26 @@ impl fmt::Display for Holder {
     }
 }
 
-/// Makes this the only vipshield of its network namespace.
-pub fn claim() -> Result<Claim, ClaimError> {
+/// Makes this the only vipshield of its network namespace, but for one that is to hand over to it.
+pub fn claim(beside: Option<&Holder>) -> Result<Claim, ClaimError> {
     let failed = ClaimError::Bind;
     let listener = if let Some(listener) = bind(NAME).map_err(failed)? {
         listener
     } else {
         // Before it has a name itself, or of two that start at once each would give way.
-        for passed in strangers(None)? {
+        for passed in strangers(None, beside)? {
             warn!("{passed}, who may not change this network, and is no vipshield: passed over");
         }
         bind_another().map_err(failed)?
     };
     let inode = fstat(&listener).map_err(|errno| failed(errno.into()))?.st_ino;
-    strangers(Some(inode))?;
-    Ok(Claim { _listener: listener })
+    strangers(Some(inode), beside)?;
+    Ok(Claim { listener })
 }
 
-/// Who has names of vipshield's, but for this process's own, and does not count; an error if anybody
-/// counts.
-fn strangers(own: Option<u64>) -> Result<Vec<Holder>, ClaimError> {
+/// Who has names of vipshield's, but for this process's own and that of the one beside it, and does not
+/// count; an error if anybody counts.
+fn strangers(own: Option<u64>, beside: Option<&Holder>) -> Result<Vec<Holder>, ClaimError> {
     let named = named(NAME.as_bytes()).map_err(ClaimError::Ask)?;
     let others = named.into_iter().filter(|it| is_ours(&it.name) && Some(it.inode) != own);
     let is_root = |user| user == 0 || user == geteuid().as_raw();
@@ -118,6 +140,9 @@ fn strangers(own: Option<u64>) -> Result<Vec<Holder>, ClaimError> {
         for other in roots {
             let process = processes.get(&other.inode).copied();
             let holder = Holder::new(&other, process);
+            if Some(&holder) == beside {
+                continue;
+            }
             // One that cannot be seen may be a vipshield in a container of its own.
             if process.is_none_or(|process| privilege.is_seen_to_have(process)) {
                 return Err(ClaimError::Held(holder));

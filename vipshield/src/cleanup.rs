@@ -3,13 +3,17 @@
 //! What cannot be looked at, or not taken back, keeps nothing else from being taken back; it is said, and
 //! counted, and the command fails.
 
-use std::{collections::BTreeMap, fmt::Display, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Display,
+    path::Path,
+};
 
 use anyhow::{Context as _, Error, Result, ensure};
 use log::{error, info};
 use vipshield::{
     bpf::{self, BPFFS, Pins},
-    daemons::{self, Scanner, Scope},
+    daemons::{self, Membership, Scanner, Scope, Wanted},
     engine::{Daemon, Event, Family, Filter, Link, Role, SocketId, VrrpSocket},
     net::{Carrier, Monitor, Vips},
 };
@@ -34,16 +38,16 @@ impl Tally {
     }
 }
 
-/// Takes the guards off the daemons of these names, moves their VRRP sockets and VIPs back unless the NIC is
+/// Takes the guards off these daemons, moves their VRRP sockets and VIPs back unless the NIC is
 /// a port, and takes routes, rules and addresses of vipshield's own off the node.
-pub(crate) async fn clean_up(names: Vec<String>) -> Result<()> {
+pub(crate) async fn clean_up(wanted: Vec<Wanted>) -> Result<()> {
     let mut tally = Tally::default();
     let (connection, handle, _) = rtnetlink::new_connection().context("an rtnetlink socket")?;
     tokio::spawn(connection);
-    let mut scanner = Scanner::new(names)?;
+    let mut scanner = Scanner::new(wanted)?;
     let found = tally.had("looking for daemons", scanner.scan(Scope::All));
     let found = found.as_ref().map(|looked| looked.daemons.as_slice());
-    let monitor = Monitor::open(handle.clone()).context("the rtnetlink monitor")?;
+    let mut monitor = Monitor::open(handle.clone()).context("the rtnetlink monitor")?;
     let links = match monitor.snapshot().await? {
         Event::Snapshot { links, .. } => links,
         _ => Vec::new(),
@@ -121,8 +125,10 @@ fn take_filters_off(daemon: &Daemon, tally: &mut Tally) {
 /// they would hear nobody there. Returns from where to where.
 fn give_back_sockets(found: &[Daemon], links: &[Link], tally: &mut Tally) -> Vec<(u32, u32)> {
     let mut homes = Vec::new();
+    let joined = tally.had("listing multicast groups", daemons::all_memberships());
+    let joined = joined.unwrap_or_default();
     for daemon in found {
-        let given_back = give_back_sockets_of(daemon, links, &mut homes);
+        let given_back = give_back_sockets_of(daemon, links, &joined, &mut homes);
         let name = format!("{} {}: its VRRP sockets", daemon.name, daemon.pid);
         tally.kept += tally.had(name, given_back).unwrap_or(0);
     }
@@ -133,6 +139,7 @@ fn give_back_sockets(found: &[Daemon], links: &[Link], tally: &mut Tally) -> Vec
 fn give_back_sockets_of(
     daemon: &Daemon,
     links: &[Link],
+    joined_by_anyone: &BTreeSet<Membership>,
     homes: &mut Vec<(u32, u32)>,
 ) -> Result<usize> {
     let mut open = Vec::new();
@@ -142,11 +149,12 @@ fn give_back_sockets_of(
     let joined = |to: &VrrpSocket| -> Vec<u32> {
         let alike = open.iter().filter(|(one, _)| (one.bound, one.family) == (to.bound, to.family));
         let on = |(one, file): &(&VrrpSocket, _)| {
-            let member = |link: &&Link| daemons::is_member(file, one.family, link.ifindex);
-            links.iter().filter(member).map(|link| link.ifindex).collect::<Vec<_>>()
+            let joined = daemons::memberships(file, one.family, joined_by_anyone);
+            joined.into_iter().map(|(ifindex, _)| ifindex).collect::<Vec<_>>()
         };
         alike.flat_map(on).collect()
     };
+    let groups = joined_by_anyone.iter().map(|(_, group)| *group).collect();
     let was_guarded = filters(daemon).any(|(_, filter)| filter == Filter::Stale);
     let mut kept = 0;
     for (socket, file) in &open {
@@ -165,7 +173,7 @@ fn give_back_sockets_of(
             daemons::speak_from_anywhere(file, false).with_context(|| socket.id)?;
         }
         if let Some(nic) = home {
-            daemons::rebind(file, socket.family, socket.bound.as_slice(), nic, nic)
+            daemons::rebind(file, socket.family, socket.bound.as_slice(), nic, nic, &groups)
                 .with_context(|| socket.id)?;
             info!("{} {}: {} is back on interface {nic}", daemon.name, daemon.pid, socket.id);
             homes.extend(socket.bound.map(|from| (from, nic)));

@@ -6,16 +6,19 @@
 
 mod answers;
 mod attach;
+mod handover;
 mod look;
+mod recent;
+mod reload;
 mod switches;
 mod tasks;
 pub mod work;
 
 use std::{
-    collections::VecDeque,
     future::{pending, ready},
     io, mem,
     net::IpAddr,
+    path::PathBuf,
     time::Duration,
 };
 
@@ -23,7 +26,7 @@ use log::{Level, debug, info, log, warn};
 use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
+    signal::unix::Signal,
     sync::oneshot,
     time::{Instant, MissedTickBehavior, error::Elapsed, interval, sleep_until, timeout},
 };
@@ -31,21 +34,29 @@ use vipshield_common::tasks::TaskEvent;
 
 use self::{
     attach::{cookies, guard, listen, set_opening},
+    handover::Heirs,
     look::Looks,
+    recent::Recent,
     switches::Inquiry,
     work::{End, Hands, Source, Turn, Work},
 };
 use crate::{
     bpf::{self, BPFFS, BpfError, Pins, Programs, Pulse},
     causes::causes,
+    config::Reloader,
     daemons::{self, BorrowError, Probes, ScanError, Scanner, Scope, SocketError},
-    engine::{Action, Config, Engine, Event, Notice, OnStop, VrrpSocket, Weight},
+    engine::{
+        Action, Config, Engine, Event, Handover, Notice, OnStop, VrrpSocket, Weight, record::Clocks,
+    },
     metrics::Scrapes,
     net::{
         AnnounceError, Announcer, Carrier, CarryError, ClsactError, GroupError, Groups, Monitor,
         MonitorError, Read, Replay, ReplayError, VipError, Vips,
     },
-    status::{Answer, Request, Server, Status},
+    recording::{Recorder, WriteError},
+    signals::Signals,
+    status::{Absence, Answer, Asked, Request, Server, ServerError, Status},
+    succession::{Succession, Successor},
     watch::watch,
 };
 
@@ -55,8 +66,6 @@ const BEAT: Duration = Duration::from_millis(250);
 /// How long the kernel may take to answer a request. It answers within the system call; an answer that
 /// is longer under way is lost, and the request may be repeated.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Events kept for `vipshield events`.
-const RECENT: usize = 256;
 
 /// vipshield cannot go on.
 #[derive(Debug, Error)]
@@ -70,12 +79,18 @@ pub enum DriverError {
     /// Looking for daemons.
     #[error(transparent)]
     Scan(#[from] ScanError),
+    /// The file in which all is to be recorded.
+    #[error(transparent)]
+    Record(#[from] WriteError),
     /// Waiting for signals.
     #[error("waiting for signals: {0}")]
     Signal(#[source] io::Error),
     /// The guard would withhold nothing.
     #[error("the heartbeat could not be renewed")]
     Heartbeat,
+    /// The control socket.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// The clock.
     #[error("CLOCK_MONOTONIC: {0}")]
     Clock(#[source] nix::Error),
@@ -97,6 +112,8 @@ enum ActionError {
     Replay(#[from] ReplayError),
     #[error(transparent)]
     Carry(#[from] CarryError),
+    #[error(transparent)]
+    Route(#[from] MonitorError),
     #[error(transparent)]
     Clsact(#[from] ClsactError),
     #[error(transparent)]
@@ -137,6 +154,47 @@ pub struct Parts {
     pub scrapes: Option<Scrapes>,
     /// The engine's configuration.
     pub config: Config,
+    /// Takes it anew.
+    pub reloader: Reloader,
+    /// Asks for that.
+    pub hangup: Signal,
+    /// Where all is recorded.
+    pub record: Option<PathBuf>,
+    /// Which vipshield this is, of several that start again by themselves.
+    pub instance: Option<String>,
+}
+
+/// What a vipshield begins with.
+#[derive(Debug)]
+pub enum Beginning {
+    /// What is found in the kernel.
+    Nothing,
+    /// What it knew before it began anew.
+    Itself(Box<Handover>),
+    /// What another one knows, which waits.
+    Other(Box<Succession>),
+}
+
+impl Beginning {
+    /// Which one the other is.
+    fn instance(&self) -> Option<String> {
+        match self {
+            Self::Nothing | Self::Itself(_) => None,
+            Self::Other(succession) => succession.instance.clone(),
+        }
+    }
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It was told to.
+    Ended,
+    /// Another vipshield has taken over.
+    HandedOver,
+    /// Another vipshield was to take over, and may have changed anything, or was to hand over, and has not
+    /// ended: begin anew, with what this one knew.
+    Anew(Option<Box<Handover>>),
 }
 
 /// See the [module](self).
@@ -146,15 +204,20 @@ pub struct Driver {
     pulse: Pulse,
     work: Work,
     started: Duration,
-    /// What was told lately, with when.
-    recent: VecDeque<(Duration, Notice)>,
+    recent: Recent,
+    absence: Absence,
     looks: Looks,
     inquiry: Inquiry,
+    heirs: Heirs,
+    /// Which vipshield has handed over to this one.
+    predecessor: Option<String>,
 }
 
 /// What woke the driver.
 enum Wake {
     Intents(Vec<Event>),
+    /// Something is due. This was said by then.
+    Deadline(Vec<Event>),
     Events(Vec<Event>),
     /// Some were lost. These were heard before.
     EventsLost(Vec<Event>),
@@ -164,25 +227,38 @@ enum Wake {
     /// Whether switches take new flows.
     Switches(Vec<(u32, bool)>),
     Asked(Request, oneshot::Sender<Answer>),
+    HandOver(Successor),
     Scraped(oneshot::Sender<Status>),
+    Reload,
     Stop(&'static str),
 }
 
 impl Driver {
-    /// Guards until SIGTERM or SIGINT.
-    pub async fn run(mut parts: Parts) -> Result<(), DriverError> {
-        let mut terminate = signal(SignalKind::terminate()).map_err(DriverError::Signal)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(DriverError::Signal)?;
+    /// Guards until SIGTERM or SIGINT, or until another vipshield has taken over; goes on where one was that
+    /// hands over to this, or where this one was itself.
+    pub async fn run(mut parts: Parts, from: Beginning) -> Result<Outcome, DriverError> {
+        let mut signals = Signals::hear().map_err(DriverError::Signal)?;
+        let mut recorder = Recorder::new(parts.config.clone(), clocks()?);
+        if let Some(path) = parts.record.take() {
+            recorder.write_to(path)?;
+        }
         let mut driver = Self {
-            work: Work::new(Engine::new(parts.config.clone())),
+            work: Work::new(Engine::new(parts.config.clone()), recorder),
             pulse: parts.programs.keep_heartbeat(monotonic_ns)?,
             parts,
             started: monotonic()?,
-            recent: VecDeque::with_capacity(RECENT),
+            recent: Recent::default(),
+            absence: Absence::default(),
             looks: Looks::default(),
             inquiry: Inquiry::default(),
+            heirs: Heirs::default(),
+            predecessor: from.instance(),
         };
-        driver.begin().await?;
+        if !driver.begin(from).await? {
+            let known = driver.work.engine.hand_over();
+            driver.abandon();
+            return Ok(Outcome::Anew(Some(Box::new(known))));
+        }
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let end = loop {
@@ -190,27 +266,33 @@ impl Driver {
                 break end;
             }
             let mut turn = Turn::default();
-            let mut due = driver.next(&mut turn, &mut beat, &mut terminate, &mut interrupt).await?;
+            let mut due = driver.next(&mut turn, &mut beat, &mut signals).await?;
+            let (begun, moving) = (monotonic()?, driver.work.engine.in_transition());
             // Here and nowhere else, or a loop that never comes back would withhold for ever.
-            if driver.work.wake(monotonic()?) {
+            if driver.work.wake(begun) {
                 driver.pulse.alive();
             }
             while let Some(wake) = due.take() {
                 driver.serve(wake).await?;
                 if driver.work.finished.is_none() {
-                    due = driver.next(&mut turn, &mut beat, &mut terminate, &mut interrupt).await?;
+                    due = driver.next(&mut turn, &mut beat, &mut signals).await?;
                 }
             }
             driver.settle().await?;
+            driver.was_away(begun, moving)?;
+            if let Some(outcome) = driver.hand_over(&mut signals).await? {
+                driver.abandon();
+                return Ok(outcome);
+            }
         };
-        driver.end(end).await
+        Box::pin(driver.end(end)).await.map(|()| Outcome::Ended)
     }
 
     /// What lasts for longer than this process is left, or taken away, once nothing is withheld any more.
     async fn end(self, End { kept, mut undone }: End) -> Result<(), DriverError> {
-        let Self { parts: Parts { mut programs, carrier, pins, config, .. }, pulse, .. } = self;
+        let Self { parts: Parts { mut programs, carrier, pins, .. }, work, pulse, .. } = self;
         drop(pulse);
-        match config.on_stop {
+        match work.engine.on_stop() {
             // Dropped, they would take with them what is attached.
             OnStop::Keep => mem::forget(programs),
             OnStop::Release => {
@@ -229,8 +311,16 @@ impl Driver {
         if undone == 0 { Ok(()) } else { Err(DriverError::Undone(undone)) }
     }
 
-    /// Alive before anything is guarded, and everything seen before anything is decided.
-    async fn begin(&mut self) -> Result<(), DriverError> {
+    /// Alive before anything is guarded, and everything seen before anything is decided. False: the one that
+    /// handed over has not waited for this one, and may guard again.
+    async fn begin(&mut self, from: Beginning) -> Result<bool, DriverError> {
+        let (state, succession) = match from {
+            Beginning::Nothing => (None, None),
+            Beginning::Itself(state) => (Some(state), None),
+            Beginning::Other(mut succession) => {
+                (succession.state.take().map(Box::new), Some(succession))
+            }
+        };
         match self.parts.carrier.found().await {
             Ok(nics) => self.feed([Event::Carried { nics }]).await?,
             Err(error) => warn!("what an earlier vipshield carries cannot be told: {error}"),
@@ -239,6 +329,9 @@ impl Driver {
         let (daemons, _) = self.look()?;
         let names = self.parts.pins.names(&cookies(&daemons));
         self.feed([Event::Inherited { names }]).await?;
+        if let Some(from) = state {
+            self.feed([Event::TakenOver { from }]).await?;
+        }
         self.feed([snapshot]).await?;
         let speakers = self.parts.scanner.speakers();
         self.feed([Event::Speakers { speakers }, Event::Daemons { daemons }]).await?;
@@ -255,7 +348,9 @@ impl Driver {
             Ok(swept) => info!("{swept} objects of an earlier vipshield taken back"),
             Err(error) => warn!("what an earlier vipshield has left stays: {}", causes(&error)),
         }
-        Ok(())
+        let Some(succession) = succession else { return Ok(true) };
+        self.parts.server.step_in()?;
+        Ok(succession.taken().await)
     }
 
     /// What is due, of each source once in a wake; waits for the first. None: all that had something had
@@ -264,14 +359,13 @@ impl Driver {
         &mut self,
         turn: &mut Turn,
         beat: &mut tokio::time::Interval,
-        terminate: &mut Signal,
-        interrupt: &mut Signal,
+        signals: &mut Signals,
     ) -> Result<Option<Wake>, DriverError> {
         let now = monotonic()?;
         let tick =
             self.work.engine.next_deadline().map(|deadline| clock() + deadline.saturating_sub(now));
         let scan = self.looks.next();
-        let Parts { programs, monitor, server, scrapes, probes, .. } = &mut self.parts;
+        let Parts { programs, monitor, server, scrapes, probes, hangup, .. } = &mut self.parts;
         let mut events = Vec::new();
         let mut reports = Vec::new();
         let mut intents = Vec::new();
@@ -320,20 +414,24 @@ impl Driver {
                 (Source::Tasks, Wake::Tasks(tasks))
             }
             () = at(tick), if had.awaits(Source::Deadline) => {
-                (Source::Deadline, Wake::Events(vec![Event::Tick]))
+                // What daemons have said by now may be what is waited for.
+                programs.intents.read_now(|record| intents.extend(bpf::intent(record)));
+                (Source::Deadline, Wake::Deadline(intents))
             }
             () = at(scan), if had.awaits(Source::Scan) => (Source::Scan, Wake::Scan),
             found = self.inquiry.answer(), if had.awaits(Source::Switches) => {
                 (Source::Switches, Wake::Switches(found))
             }
-            _ = terminate.recv(), if had.awaits(Source::Signals) => {
-                (Source::Signals, Wake::Stop("SIGTERM"))
+            signal = signals.told_to_end(), if had.awaits(Source::Signals) => {
+                (Source::Signals, Wake::Stop(signal))
             }
-            _ = interrupt.recv(), if had.awaits(Source::Signals) => {
-                (Source::Signals, Wake::Stop("SIGINT"))
-            }
-            Some((request, back)) = server.next(), if had.awaits(Source::Requests) => {
-                (Source::Requests, Wake::Asked(request, back))
+            _ = hangup.recv(), if had.awaits(Source::Reload) => (Source::Reload, Wake::Reload),
+            Some(asked) = server.next(), if had.awaits(Source::Requests) => {
+                let wake = match asked {
+                    Asked::Question(request, back) => Wake::Asked(request, back),
+                    Asked::HandOver(successor) => Wake::HandOver(successor),
+                };
+                (Source::Requests, wake)
             }
             Some(back) = next_scrape(scrapes), if had.awaits(Source::Scrapes) => {
                 (Source::Scrapes, Wake::Scraped(back))
@@ -350,12 +448,20 @@ impl Driver {
                 let late = self.parts.programs.late_intents()?;
                 self.feed(intents.into_iter().chain(late)).await?;
             }
+            Wake::Deadline(intents) => {
+                let late = self.parts.programs.late_intents()?;
+                self.feed(intents.into_iter().chain(late).chain([Event::Tick])).await?;
+            }
             Wake::Events(events) => self.feed(events).await?,
-            Wake::EventsLost(intents) => {
-                // What daemons say is not lost: what they said last of each address is kept.
-                let words = self.parts.programs.last_words()?;
+            Wake::EventsLost(heard) => {
                 let snapshot = self.parts.monitor.snapshot().await?;
-                self.feed(intents.into_iter().chain(words).chain([snapshot])).await?;
+                // What daemons say is not lost: what they said last of each address is kept. It is read after
+                // what there is, or what they take meanwhile seems to be nobody's.
+                let programs = &mut self.parts.programs;
+                let mut said = Vec::new();
+                programs.intents.read_now(|record| said.extend(bpf::intent(record)));
+                let words = programs.last_words()?;
+                self.feed(heard.into_iter().chain(said).chain(words).chain([snapshot])).await?;
             }
             Wake::Beat => {
                 if !self.pulse.is_kept() {
@@ -379,21 +485,28 @@ impl Driver {
             Wake::Tasks(tasks) => {
                 let scanner = &self.parts.scanner;
                 let tasks = tasks::known(&tasks, |task| scanner.kin(task));
-                let hint = tasks::is_hint(&tasks).then_some(Event::Hint);
                 let turnover = tasks::is_turnover(&tasks).then_some(Event::Turnover);
                 if let Some((scope, delays)) = tasks::looks(&tasks) {
                     self.looks.soon(scope, delays);
                 }
-                self.feed(hint.into_iter().chain(turnover)).await?;
+                self.feed(turnover).await?;
             }
             Wake::Asked(request, back) => {
-                let answer = match request {
-                    Request::Status => Answer::Status(Box::new(self.status()?)),
-                    Request::Events => Answer::Events(self.events()?),
-                };
                 // A client that does not wait for its answer is its own affair.
+                let answer = match request {
+                    Request::Reload => self.reload().await?,
+                    Request::Status
+                    | Request::Events
+                    | Request::Record
+                    | Request::HandOver { .. } => self.answer(&request)?,
+                };
                 let _ = back.send(answer);
             }
+            Wake::Reload => {
+                debug!("SIGHUP");
+                self.reload().await?;
+            }
+            Wake::HandOver(successor) => self.asked_to_hand_over(successor).await?,
             Wake::Scraped(back) => {
                 let _ = back.send(self.status()?);
             }
@@ -405,16 +518,33 @@ impl Driver {
         Ok(())
     }
 
-    /// What is carried ends by itself soon after vipshield does.
+    /// A turn of the loop that has begun then, with a NIC in transition or not, is over.
+    fn was_away(&mut self, begun: Duration, moving: bool) -> Result<(), DriverError> {
+        let away = monotonic()?.saturating_sub(begun).as_micros();
+        let away = u64::try_from(away).unwrap_or(u64::MAX);
+        let Absence { longest_us, in_transition_us } = &mut self.absence;
+        *longest_us = away.max(*longest_us);
+        if moving || self.work.engine.in_transition() {
+            *in_transition_us = away.max(*in_transition_us);
+        }
+        Ok(())
+    }
+
+    /// What is carried ends by itself soon after vipshield does, and so does what stands in.
     async fn renew(&self) {
-        for (ifindex, plan) in self.work.engine.carried() {
-            // The transition may have moved on in this very moment; if not, the next beat comes long
-            // before the lifetime ends.
-            match timeout(ANSWER, self.parts.carrier.renew(ifindex, plan)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => debug!("interface {ifindex}: {}", causes(&error)),
-                Err(error) => debug!("interface {ifindex}: {}", ActionError::from(error)),
-            }
+        let Self { parts: Parts { carrier, .. }, work: Work { engine, .. }, .. } = self;
+        // The transition may have moved on in this very moment; if not, the next beat comes long before the
+        // lifetime ends.
+        let said = |ifindex, renewed: Result<Result<(), CarryError>, Elapsed>| match renewed {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!("interface {ifindex}: {}", causes(&error)),
+            Err(error) => debug!("interface {ifindex}: {}", ActionError::from(error)),
+        };
+        for (ifindex, plan) in engine.carried() {
+            said(ifindex, timeout(ANSWER, carrier.renew(ifindex, plan)).await);
+        }
+        for ifindex in engine.stood_in() {
+            said(ifindex, timeout(ANSWER, carrier.stand_in(ifindex, true)).await);
         }
     }
 
@@ -434,7 +564,7 @@ impl Driver {
 struct Adapters<'a> {
     parts: &'a mut Parts,
     looks: &'a mut Looks,
-    recent: &'a mut VecDeque<(Duration, Notice)>,
+    recent: &'a mut Recent,
 }
 
 impl Hands for Adapters<'_> {
@@ -448,27 +578,37 @@ impl Hands for Adapters<'_> {
         &mut self,
         engine: &Engine,
         action: &Action,
-    ) -> Result<Result<(), String>, DriverError> {
+    ) -> Result<Result<Option<Event>, String>, DriverError> {
         if let Action::Tell { notice } = action {
             self.tell(notice.clone())?;
-            return Ok(Ok(()));
+            return Ok(Ok(None));
         }
         let done = timeout(ANSWER, self.try_to(action)).await;
         Ok(match done.map_err(Into::into).flatten() {
             // What is gone has nothing left to be taken back.
-            Err(ActionError::Borrow(error)) if engine.is_ending() && error.is_gone() => Ok(()),
+            Err(ActionError::Borrow(error)) if engine.is_ending() && error.is_gone() => Ok(None),
             done => done.map_err(|error| causes(&error)),
         })
     }
 }
 
 impl Adapters<'_> {
-    async fn try_to(&mut self, action: &Action) -> Result<(), ActionError> {
-        let Parts { programs, replay, carrier, groups, vips, announcer, probes, scanner, .. } =
-            &mut *self.parts;
+    async fn try_to(&mut self, action: &Action) -> Result<Option<Event>, ActionError> {
+        let Parts {
+            programs,
+            monitor,
+            replay,
+            carrier,
+            groups,
+            vips,
+            announcer,
+            probes,
+            scanner,
+            ..
+        } = &mut *self.parts;
         match action {
-            Action::SetPolicy { ifindex, name, withhold } => {
-                programs.set_policy(*ifindex, name, *withhold)?;
+            Action::SetPolicy { ifindex, name, withhold, passes } => {
+                programs.set_policy(*ifindex, name, *withhold, *passes)?;
             }
             Action::ClearPolicy { ifindex, name } => programs.clear_policy(*ifindex, name)?,
             Action::SetCommandPorts { ports } => programs.set_command_ports(ports)?,
@@ -477,24 +617,26 @@ impl Adapters<'_> {
             Action::SetOpening { nic, opening } => set_opening(programs, *nic, opening.as_ref())?,
             Action::RemoveVip { ifindex, address } => vips.remove(*ifindex, *address).await?,
             Action::MoveVip { address, from, to } => vips.relocate(*address, *from, *to).await?,
-            Action::Announce { ifindex, address, mac } => {
-                announcer.announce(*ifindex, *address, *mac)?;
-            }
+            Action::Announce { ifindex, address } => announcer.announce(*ifindex, *address)?,
             Action::Unguard { socket } => {
                 let duplicate = daemons::borrow(*socket)?;
                 programs.unguard(&duplicate, daemons::cookie(&duplicate)?)?;
                 scanner.forget(*socket);
             }
             Action::Rebind { socket, nic, to } => {
-                let VrrpSocket { id, family, bound, home } = *socket;
+                let VrrpSocket { id, family, bound, home, .. } = *socket;
                 let from: Vec<u32> = bound.into_iter().chain(home).collect();
-                daemons::rebind(daemons::borrow(id)?, family, &from, *to, *nic)?;
+                let groups = scanner.groups();
+                daemons::rebind(daemons::borrow(id)?, family, &from, *to, *nic, &groups)?;
             }
             Action::Speak { socket, from_anywhere } => {
                 daemons::speak_from_anywhere(daemons::borrow(*socket)?, *from_anywhere)?;
             }
             Action::Carry { ifindex, old, new, detours } => {
                 carrier.change(*ifindex, old, new, detours.as_ref()).await?;
+            }
+            Action::RestoreRoutes { source, except } => {
+                monitor.restore_routes(*source, except).await?;
             }
             Action::Shunt { ifindex, shunt } => {
                 let laid = programs.set_shunt(*ifindex, *shunt);
@@ -521,22 +663,33 @@ impl Adapters<'_> {
             }
             Action::StandIn { ifindex, wanted } => carrier.stand_in(*ifindex, *wanted).await?,
             Action::ResyncLink { socket, ifindex } => {
+                programs.begin_epoch(*ifindex)?;
                 daemons::resync_link(daemons::borrow(*socket)?, *ifindex)?;
             }
             Action::ReplayRemoval { ifindex, address } => {
-                let IpAddr::V6(ip) = address.ip else {
-                    return Ok(replay.removal(*ifindex, *address).await?);
+                let (ifindex, address) = (*ifindex, *address);
+                let replayed = match address.ip {
+                    IpAddr::V4(_) => replay.removal(ifindex, address).await,
+                    IpAddr::V6(ip) => {
+                        programs.pass_removal(ip, true)?;
+                        let replayed = replay.removal(ifindex, address).await;
+                        programs.pass_removal(ip, false)?;
+                        replayed
+                    }
                 };
-                programs.pass_removal(ip, true)?;
-                let replayed = replay.removal(*ifindex, *address).await;
-                programs.pass_removal(ip, false)?;
-                replayed?;
+                // It is there, and nobody has said so yet.
+                let seen = Event::Address { ifindex, address, requester: 0 };
+                return Ok((!replayed?).then_some(seen));
             }
-            Action::ShowAddress { ifindex, address } => replay.show(*ifindex, *address).await?,
+            Action::ShowAddress { ifindex, address } => {
+                // It is to pass whatever they are taken to know.
+                programs.begin_epoch(*ifindex)?;
+                replay.show(*ifindex, *address).await?;
+            }
             Action::Rescan => self.looks.soon(Scope::Known, &[Duration::ZERO]),
             Action::Tell { .. } | Action::Finish { .. } => {}
         }
-        Ok(())
+        Ok(None)
     }
 
     fn tell(&mut self, notice: Notice) -> Result<(), DriverError> {
@@ -546,10 +699,7 @@ impl Adapters<'_> {
             Weight::Warning => Level::Warn,
         };
         log!(level, "{notice}");
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back((monotonic()?, notice));
+        self.recent.keep(monotonic()?, notice);
         Ok(())
     }
 }
@@ -571,6 +721,13 @@ async fn at(instant: Option<Instant>) {
 /// `CLOCK_MONOTONIC`: the clock of `bpf_ktime_get_ns` too.
 fn monotonic() -> Result<Duration, DriverError> {
     clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from).map_err(DriverError::Clock)
+}
+
+/// The clocks of this moment.
+fn clocks() -> Result<Clocks, DriverError> {
+    let unix = clock_gettime(ClockId::CLOCK_REALTIME).map(Duration::from);
+    let unix = unix.map_err(DriverError::Clock)?.as_millis();
+    Ok(Clocks { monotonic_ns: monotonic_ns(), unix_ms: u64::try_from(unix).unwrap_or(u64::MAX) })
 }
 
 /// The same in nanoseconds; a clock that cannot be read stands still, and the heartbeat with it.

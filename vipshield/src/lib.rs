@@ -13,14 +13,19 @@
 
 pub mod bpf;
 mod causes;
+pub mod check;
 pub mod claim;
 pub mod cli;
+pub mod config;
 pub mod daemons;
 pub mod driver;
-pub mod engine;
-pub mod hangup;
+pub mod manifest;
 pub mod metrics;
 pub mod net;
+pub mod recording;
+pub mod signals;
 pub mod status;
+pub mod succession;
 mod watch;
-pub mod wire;
+
+pub use vipshield_engine::{self as engine, wire};

@@ -1,6 +1,10 @@
 //! `vipshield`: configuration, runtime, end. What it does is in the library.
 
+mod asking;
 mod cleanup;
+mod entering;
+mod recordings;
+mod tools;
 
 use std::{
     io::{self, Write as _},
@@ -8,33 +12,36 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _};
 use env_logger::Env;
 use log::{debug, error, info, warn};
 use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
+use sd_notify::NotifyState;
 use tokio::{
     runtime::{self, Runtime},
+    signal::unix::{SignalKind, signal},
     task::LocalSet,
 };
 use vipshield::{
     bpf::{BPFFS, Pins, Programs},
+    check,
     claim::claim,
-    cli::{Cli, Command, Metrics, Output, Query, Run},
-    daemons::{Probes, Scanner},
-    driver::{Driver, Parts, forward_ebpf_log},
-    engine::{Config, Health},
-    hangup::ignore_hangup,
+    cli::{Cli, Command, Metrics, Run},
+    config::{File, Reloader, Settings},
+    daemons::{Privilege, Probes, Scanner},
+    driver::{Beginning, Driver, Outcome, Parts, forward_ebpf_log},
+    engine::Config,
     metrics,
     net::{Announcer, Carrier, Groups, Monitor, OWN, Replay, Vips},
-    status::{self, Answer, ClientError, Request, Server},
+    status::Server,
+    succession::Answered,
 };
+
+use self::entering::{begin_anew, enter, recalled, stand_by};
 
 /// `setpriority(2)`: the least nice.
 const HIGHEST_PRIORITY: i32 = -20;
-
-/// Exit status if no vipshield answers.
-const UNREACHABLE: u8 = 2;
 
 fn main() -> ExitCode {
     env_logger::Builder::from_env(Env::default().default_filter_or("info"))
@@ -51,12 +58,23 @@ fn main() -> ExitCode {
 
 fn start(command: Command) -> Result<ExitCode> {
     match command {
-        Command::Run(options) => LocalSet::new().block_on(&runtime()?, run(options))?,
-        Command::Status(query) => return print(&query, Request::Status),
-        Command::Events(query) => return print(&query, Request::Events),
+        Command::Run(options) => match LocalSet::new().block_on(&runtime()?, run(options))? {
+            Outcome::Ended | Outcome::HandedOver => {}
+            Outcome::Anew(known) => return Err(begin_anew(known.as_deref())),
+        },
+        Command::Status(options) => return asking::status(&options),
+        Command::Events(options) => return asking::events(&options),
+        Command::Check(options) => return tools::check(options),
+        Command::Manifest(options) => tools::manifest(&options)?,
+        Command::Man { directory } => tools::man(&directory)?,
+        Command::Reload(options) => return asking::reload(&options),
+        Command::Rules(options) => return recordings::rules(&options),
+        Command::Record(options) => return recordings::record(&options),
+        Command::Explain(options) => return recordings::explain(&options),
         Command::Cleanup(options) => runtime()?.block_on(async {
-            let _only = claim()?;
-            cleanup::clean_up(options.daemons).await
+            let _only = claim(None)?;
+            let file = File::read(options.guarded.config.as_deref())?;
+            cleanup::clean_up(Settings::guarding(&options.guarded, file).daemons).await
         })?,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "vipshield", &mut io::stdout());
@@ -69,20 +87,30 @@ fn runtime() -> Result<Runtime> {
     runtime::Builder::new_current_thread().enable_all().build().context("the runtime")
 }
 
-async fn run(options: Run) -> Result<()> {
-    let _only = claim()?;
-    ignore_hangup().context("waiting for SIGHUP")?;
+async fn run(options: Run) -> Result<Outcome> {
+    let file = File::read(options.guarded.config.as_deref())?;
+    let had_file = file.is_some();
+    let settings = Settings::new(&options, file);
+    let (only, predecessor) = enter(&options)?;
+    // What it does otherwise is kill, and what is on the node would stay.
+    let hangup = signal(SignalKind::hangup()).context("waiting for SIGHUP")?;
+    for finding in check::at_start() {
+        warn!("check: {finding}");
+    }
     // What it does takes microseconds, and somebody else's traffic waits for it.
     if let Err(error) = setpriority_process(None, HIGHEST_PRIORITY) {
         debug!("its priority stays at the default (needs CAP_SYS_NICE): {error}");
     }
     raise_limit();
-    let server = Server::open(&options.socket)?;
-    let scrapes = match options.metrics {
-        Metrics::Off => None,
-        Metrics::At(address) => Some(metrics::serve(address)),
+    // What is in the way of this one is said before anything is loaded.
+    let server = match predecessor {
+        Some(_) => Server::stand_by(&options.socket)?,
+        None => Server::open(&options.socket)?,
     };
-    let mut programs = Programs::load(&options.daemons)?;
+    let listener = only.listener().context("the socket that claims this network namespace")?;
+    server.hear_successors(listener, Privilege::here()?).context("listening for who takes over")?;
+    let names: Vec<String> = settings.daemons.iter().map(|it| it.name.clone()).collect();
+    let mut programs = Programs::load(&names)?;
     forward_ebpf_log(&mut programs);
     let (connection, handle, _) = rtnetlink::new_connection().context("an rtnetlink socket")?;
     tokio::spawn(connection);
@@ -90,30 +118,39 @@ async fn run(options: Run) -> Result<()> {
     let replay = Replay::open(handle.clone()).context("an rtnetlink socket")?;
     let vips = Vips::new(handle.clone(), replay.handle());
     let config = Config {
-        interfaces: options.interfaces,
-        deadline: options.deadline,
+        interfaces: settings.interfaces.clone(),
+        deadline: settings.deadline,
         replay_port: replay.port,
         own_addresses: OWN.map(Into::into).to_vec(),
-        on_stop: options.on_stop,
+        on_stop: settings.on_stop.into(),
+        rules: settings.rules.clone(),
     };
-    info!(
-        "vipshield {} guards {} (what is untrue is withheld for {} ms at the most)",
-        env!("CARGO_PKG_VERSION"),
-        if config.interfaces.is_empty() {
-            "the interfaces that VRRP sockets are bound to".to_owned()
-        } else {
-            config.interfaces.join(", ")
-        },
-        config.deadline.as_millis()
-    );
+    info!("vipshield {} guards {config}", env!("CARGO_PKG_VERSION"));
     // Without it nothing is carried, and that is said each time.
     if let Err(error) = carrier.prepare().await {
         warn!("{:#}", anyhow::Error::new(error));
     }
+    let scanner = Scanner::new(settings.daemons.clone())?;
+    // All that can fail by itself is done.
+    let from = match predecessor {
+        None => recalled().map_or(Beginning::Nothing, |known| Beginning::Itself(Box::new(known))),
+        Some(predecessor) => match predecessor.ask(options.instance.clone()).await? {
+            Answered::HandedOver(succession) => Beginning::Other(succession),
+            Answered::Gone => return Ok(Outcome::Anew(None)),
+            Answered::StandBy(other) => {
+                let ended = stand_by(other, server).await?;
+                return Ok(if ended { Outcome::Anew(None) } else { Outcome::Ended });
+            }
+        },
+    };
+    let scrapes = match settings.metrics {
+        Metrics::Off => None,
+        Metrics::At(address) => Some(metrics::serve(address)),
+    };
     let monitor = Monitor::open(handle)?;
     programs.post_sentry(&monitor)?;
+    programs.see_requests();
     programs.adopt_classifiers()?;
-    let scanner = Scanner::new(options.daemons)?;
     let parts = Parts {
         programs,
         pins: Pins::new(Path::new(BPFFS), scanner.namespace()),
@@ -128,8 +165,16 @@ async fn run(options: Run) -> Result<()> {
         server,
         scrapes,
         config,
+        instance: options.instance.clone(),
+        record: options.record.clone(),
+        reloader: Reloader::new(options, settings, had_file),
+        hangup,
     };
-    Ok(Box::pin(Driver::run(parts)).await?)
+    // The units that wait for vipshield may start; where nobody asked, nothing is told.
+    if let Err(error) = sd_notify::notify(&[NotifyState::Ready]) {
+        debug!("telling systemd that it is ready: {error}");
+    }
+    Ok(Box::pin(Driver::run(parts, from)).await?)
 }
 
 /// The soft limit of open files is for programs that call `select(2)`, which this one does not; and
@@ -141,34 +186,16 @@ fn raise_limit() {
     }
 }
 
-/// Prints what the running vipshield answers. The exit status of its status says how it is.
-fn print(query: &Query, request: Request) -> Result<ExitCode> {
-    let answer = match status::ask(&query.socket, request) {
-        Err(error @ ClientError::Unreachable { .. }) => {
-            error!("{error}");
-            return Ok(ExitCode::from(UNREACHABLE));
-        }
-        answer => answer?,
-    };
-    if let Answer::Refused { error } = answer {
-        bail!("the running vipshield refused: {error}");
-    }
-    let text = match (query.output, &answer) {
-        (Output::Json, answer) => serde_json::to_string_pretty(answer)? + "\n",
-        (Output::Text, Answer::Status(status)) => status::status_text(status),
-        (Output::Text, Answer::Events(events)) => status::events_text(events),
-        (Output::Text, Answer::Refused { .. }) => String::new(),
-    };
-    // `vipshield events | head` is no error.
+/// Writes to the standard output. `vipshield events | head` is no error.
+fn show(text: &str) -> Result<()> {
+    shown(text).map(drop)
+}
+
+/// The same. False: nobody reads it any more.
+fn shown(text: &str) -> Result<bool> {
     match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
-        _ => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
+        Ok(()) => Ok(true),
     }
-    Ok(match answer {
-        Answer::Status(status) => match status.health {
-            Health::Healthy => ExitCode::SUCCESS,
-            Health::Degraded { .. } | Health::Idle => ExitCode::FAILURE,
-        },
-        Answer::Events(_) | Answer::Refused { .. } => ExitCode::SUCCESS,
-    })
 }

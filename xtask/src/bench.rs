@@ -94,11 +94,11 @@ impl Options {
         match subject {
             Subject::Engine => {
                 println!("\nbench: the engine, nanoseconds of CPU time for an event");
-                cargo_bench(ENGINE, &json("bench-engine.json")?)
+                cargo_bench(build::ENGINE, ENGINE, &json("bench-engine.json")?)
             }
             Subject::Programs => {
                 println!("\nbench: eBPF programs, nanoseconds by BPF_PROG_TEST_RUN");
-                cargo_bench(COST, &json("bench-programs.json")?)
+                cargo_bench(build::VIPSHIELD, COST, &json("bench-programs.json")?)
             }
             Subject::GiveUp => {
                 println!("\nbench: keepalived gives the VIP up");
@@ -136,9 +136,9 @@ impl Options {
     }
 }
 
-fn cargo_bench(name: &str, json: &Path) -> Result<()> {
+fn cargo_bench(package: &str, name: &str, json: &Path) -> Result<()> {
     let mut cargo = workspace::cargo()?;
-    cargo.args(["bench", "--quiet", "--package", build::VIPSHIELD, "--bench", name, "--"]);
+    cargo.args(["bench", "--quiet", "--package", package, "--bench", name, "--"]);
     shell::run(cargo.arg("--json").arg(json))
 }
 

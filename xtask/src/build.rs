@@ -7,6 +7,8 @@ use crate::{shell, toolchain, workspace};
 
 /// The daemon.
 pub(crate) const VIPSHIELD: &str = "vipshield";
+/// What vipshield decides with.
+pub(crate) const ENGINE: &str = "vipshield-engine";
 /// The command of the lab.
 pub(crate) const LAB: &str = "vipshield-lab";
 

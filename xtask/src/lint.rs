@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
+use crate::setup::promtool;
 use crate::tally::Tally;
 use crate::{docs, shell, toolchain, workspace};
 
@@ -26,13 +27,14 @@ enum Verdict {
 
 type Check = fn() -> Result<Verdict>;
 
-const CHECKS: [(&str, Check); 6] = [
+const CHECKS: [(&str, Check); 7] = [
     ("format", format),
     ("clippy", clippy),
     ("clippy of the eBPF programs", clippy_ebpf),
     ("documentation", documentation),
     ("dependencies", dependencies),
     ("commands in the documents", commands),
+    ("alerts", alerts),
 ];
 
 /// Runs every check, also after one has failed.
@@ -144,6 +146,18 @@ fn commands() -> Result<Verdict> {
         return Ok(Verdict::Good);
     }
     bail!("{}", wrong.join("\n  "))
+}
+
+/// Each alert fires where it should, and where all is well none does.
+fn alerts() -> Result<Verdict> {
+    let Some(promtool) = promtool::cached() else {
+        return Ok(Verdict::Skipped("`cargo xtask setup` fetches promtool".to_owned()));
+    };
+    let directory = workspace::root()?.join("packaging/prometheus");
+    for arguments in [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts-test.yaml"]] {
+        shell::output(Command::new(&promtool).args(arguments).current_dir(&directory))?;
+    }
+    Ok(Verdict::Good)
 }
 
 /// Whether cargo has this subcommand.

@@ -7,9 +7,12 @@ mod build;
 mod clock;
 mod demo;
 mod docs;
+mod image;
 mod lint;
+mod package;
 mod setup;
 mod shell;
+mod statically;
 mod tally;
 mod test;
 #[path = "../../vipshield/build/toolchain.rs"]
@@ -40,6 +43,10 @@ enum Verb {
     Bench(bench::Options),
     /// Check format, lints, documentation and dependencies
     Lint,
+    /// Make the Debian package
+    Package,
+    /// Make the container image, as an archive
+    Image,
 }
 
 impl Verb {
@@ -52,6 +59,8 @@ impl Verb {
             Self::Vm(options) => options.run()?,
             Self::Bench(options) => options.run()?,
             Self::Lint => lint::run()?,
+            Self::Package => package::run()?,
+            Self::Image => image::run()?,
         }
         Ok(ExitCode::SUCCESS)
     }

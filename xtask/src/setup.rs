@@ -1,9 +1,13 @@
 //! `cargo xtask setup`: what the other commands need, looked for and, on Debian 12 as root,
 //! installed.
 
+mod archive;
 mod debian;
 mod ebpf;
 pub(crate) mod kernel;
+pub(crate) mod kube_ovn;
+pub(crate) mod promtool;
+pub(crate) mod releases;
 
 use std::process::Command;
 
@@ -19,13 +23,18 @@ pub(crate) enum Part {
     Build,
     /// Hosts in network namespaces on the running kernel.
     Lab,
+    /// What looks alerts through.
+    Lint,
+    /// keepalived of other releases, for the lab.
+    Releases,
     /// A virtual machine with a stock kernel and Open vSwitch.
     Vm,
 }
 
 impl Part {
     /// Everything.
-    pub(crate) const ALL: [Self; 3] = [Self::Build, Self::Lab, Self::Vm];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Build, Self::Lint, Self::Lab, Self::Releases, Self::Vm];
 }
 
 /// A program that a Debian package brings.
@@ -108,14 +117,27 @@ impl Options {
             let state = if finding.there { "there  " } else { "missing" };
             println!("setup: {state} {} ({})", finding.name, finding.why);
         }
-        if findings.iter().all(|finding| finding.there) {
+        let state = if kube_ovn::is_there() { "there  " } else { "missing" };
+        println!("setup: {state} Kube-OVN {}'s daemon (takes the NIC)", kube_ovn::VERSION);
+        let objection = if kube_ovn::is_there() { None } else { kube_ovn::objection() };
+        if let Some(objection) = &objection {
+            println!("setup: {objection}; what needs it is skipped");
+        }
+        let is_complete = findings.iter().all(|finding| finding.there);
+        if is_complete && (kube_ovn::is_there() || objection.is_some()) {
             println!("setup: nothing to do");
             return Ok(());
         }
         if self.check {
             bail!("`cargo xtask setup` installs what is missing");
         }
-        install(&Part::ALL, &findings)
+        if !is_complete {
+            install(&Part::ALL, &findings)?;
+        }
+        if objection.is_none() {
+            kube_ovn::get()?;
+        }
+        Ok(())
     }
 }
 
@@ -169,6 +191,26 @@ fn survey(parts: &[Part]) -> Vec<Finding> {
             there: found.is_ok(),
         });
     }
+    if parts.contains(&Part::Lint) {
+        findings.push(Finding {
+            name: "promtool".to_owned(),
+            source: "Debian package prometheus, unpacked".to_owned(),
+            why: "tries alerts out",
+            there: promtool::cached().is_some(),
+        });
+    }
+    if parts.contains(&Part::Releases) {
+        let missing = releases::missing();
+        findings.push(Finding {
+            name: format!("keepalived {}", missing.as_deref().unwrap_or("of other releases")),
+            source: format!(
+                "Debian's and Ubuntu's packages, unpacked below {}",
+                releases::directory().unwrap_or_default().display()
+            ),
+            why: "is guarded in the lab too",
+            there: missing.is_none(),
+        });
+    }
     if parts.contains(&Part::Vm) {
         let kernel = Kernel::cached(kernel::DEFAULT);
         findings.push(Finding {
@@ -177,7 +219,7 @@ fn survey(parts: &[Part]) -> Vec<Finding> {
                 None => format!("kernel {}", kernel::DEFAULT),
             },
             source: format!(
-                "Debian package linux-image-{}.*-amd64, unpacked below {}",
+                "Debian package linux-image-{}.*-amd64, unpacked to linux-image-* below {}",
                 kernel::DEFAULT,
                 workspace::cache().unwrap_or_default().join("kernels").display()
             ),
@@ -205,6 +247,12 @@ fn install(parts: &[Part], findings: &[Finding]) -> Result<()> {
     debian::install(&packages)?;
     if parts.contains(&Part::Build) {
         ebpf::install()?;
+    }
+    if parts.contains(&Part::Lint) {
+        promtool::get()?;
+    }
+    if parts.contains(&Part::Releases) {
+        releases::get()?;
     }
     if parts.contains(&Part::Vm) {
         Kernel::get(kernel::DEFAULT)?;

@@ -1,18 +1,17 @@
 //! `cargo xtask test`: every ring of tests, from the fastest to the most real.
 
-use std::path::PathBuf;
+use std::env;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::setup::{self, Part};
+use crate::setup::{self, Part, kernel, kube_ovn, releases};
 use crate::tally::Tally;
-use crate::vm::{self, LabRun, Machine, Outcome, TIME_LIMIT};
+use crate::vm::{
+    EBPF_TEST, LabRun, Machine, Outcome, SEQUENCES, TIME_LIMIT, run_programs, run_trial,
+};
 use crate::{build, clock, lint, shell, workspace};
-
-/// The integration test that loads the programs into the running kernel; a ring of its own.
-const EBPF_TEST: &str = "ebpf";
 
 /// Scenarios at a time, of those that measure no packets: they wait for VRRP's timers most of the
 /// time.
@@ -42,6 +41,14 @@ pub(crate) struct Options {
     /// Also the lab's scenarios that try every step of a sequence; they take a quarter of an hour
     #[arg(long)]
     every_step: bool,
+    /// All scenarios of the lab, also those of which others show as much, and all four sequences on every kernel
+    /// that is known to work
+    #[arg(long)]
+    all: bool,
+    /// The keepalived that the lab runs, by its version or its release (focal, bullseye, jammy, trixie,
+    /// sid) [default: the one that is installed]
+    #[arg(long, value_name = "VERSION")]
+    keepalived: Option<String>,
 }
 
 impl Options {
@@ -66,7 +73,7 @@ impl Options {
         let mut rows = vec![("setup", tally, took)];
         for ring in rings {
             println!("\ntest: ring {}", ring.name());
-            let (result, took) = clock::timed(|| ring.run(self.every_step));
+            let (result, took) = clock::timed(|| ring.run(self));
             let tally = result.unwrap_or_else(|error| {
                 println!("test: ring {}: {error:#}", ring.name());
                 Tally::FAILED
@@ -107,20 +114,25 @@ impl Ring {
         self.parts().iter().find_map(|part| setup::missing(*part))
     }
 
-    fn run(self, every_step: bool) -> Result<Tally> {
+    fn run(self, options: &Options) -> Result<Tally> {
         if let Some(why) = self.hindrance() {
             println!("test: ring {}: skipped: {why}", self.name());
             return Ok(Tally::SKIPPED);
         }
         match self {
-            Self::Lint => Ok(lint::all()),
+            Self::Lint => {
+                if let Err(error) = setup::ensure(&[Part::Lint]) {
+                    println!("test: {error:#}; alerts are not tried out");
+                }
+                Ok(lint::all())
+            }
             Self::Unit => unit(),
             Self::Ebpf => {
                 let test = ["test", "--package", build::VIPSHIELD, "--test", EBPF_TEST];
                 cargo_test(workspace::cargo()?.args(test))
             }
-            Self::Lab => lab(every_step),
-            Self::Vm => vm(),
+            Self::Lab => lab(options),
+            Self::Vm => vm(options.all),
         }
     }
 }
@@ -163,13 +175,23 @@ fn cargo_test(cargo: &mut Command) -> Result<Tally> {
     Ok(Tally::of_run(&run.lines, run.status.success()))
 }
 
-fn lab(every_step: bool) -> Result<Tally> {
+fn lab(options: &Options) -> Result<Tally> {
+    if let Err(error) = setup::ensure(&[Part::Releases]) {
+        println!("test: {error:#}; scenarios with a keepalived that is not there are skipped");
+    }
     build::release()?;
     let mut lab = Command::new(workspace::release(build::LAB)?);
     lab.args(["test", "--datapath", "bridge", "--jobs", JOBS]);
-    if every_step {
+    if options.every_step || options.all {
         lab.arg("--every-step");
     }
+    if options.all {
+        lab.arg("--extra");
+    }
+    if let Some(keepalived) = &options.keepalived {
+        lab.args(["--keepalived", keepalived]);
+    }
+    lab.arg("--releases").arg(releases::directory()?);
     lab.arg("--vipshield")
         .arg(workspace::release(build::VIPSHIELD)?)
         .arg("--json")
@@ -178,13 +200,47 @@ fn lab(every_step: bool) -> Result<Tally> {
     Ok(Tally::of_run(&run.lines, run.status.success()))
 }
 
-/// The eBPF programs and the scenarios on a stock kernel.
-fn vm() -> Result<Tally> {
-    let ebpf = of_machine(&vm::run_test(&Machine::new(TIME_LIMIT), &ebpf_test()?)?);
+/// The eBPF programs and scenarios on Debian 12's kernel; with `all` the sequences on the others, from the
+/// oldest to the newest.
+fn vm(all: bool) -> Result<Tally> {
+    let programs = of_machine(&run_programs(&Machine::new(TIME_LIMIT))?);
     build::release()?;
+    let mut core = lab_on_ovs(&["--core"]);
+    let mut tally = programs;
+    match kube_ovn::get() {
+        Ok(daemon) => core.kube_ovn = Some(daemon),
+        // Where everything is to be tried, what is left out is a failure.
+        Err(error) => {
+            println!("test: {error:#}; scenarios with Kube-OVN's own daemon are skipped");
+            if env::var_os("CI").is_some_and(|ci| ci == "true") {
+                tally = tally + Tally::FAILED;
+            }
+        }
+    }
+    tally = tally + of_machine(&core.run(&Machine::new(TIME_LIMIT))?);
+    let others = if all { &["5.10", "6.12", kernel::NEWEST][..] } else { &[] };
+    for kernel in others {
+        let tried = trial(&SEQUENCES, &Machine::with_kernel(kernel, TIME_LIMIT));
+        tally = tally
+            + tried.unwrap_or_else(|error| {
+                println!("test: ring vm: {error:#}");
+                Tally::FAILED
+            });
+    }
+    Ok(tally)
+}
+
+/// The eBPF programs, then these scenarios on Open vSwitch.
+fn trial(scenarios: &[&str], machine: &Machine) -> Result<Tally> {
+    Ok(of_machine(&run_trial(&lab_on_ovs(scenarios), machine)?))
+}
+
+/// These scenarios, on Open vSwitch.
+fn lab_on_ovs(scenarios: &[&str]) -> LabRun {
     let mut lab = LabRun::new("test");
-    lab.arguments = ["--datapath", "ovs", "--core"].map(str::to_owned).to_vec();
-    Ok(ebpf + of_machine(&lab.run(&Machine::new(TIME_LIMIT))?))
+    let arguments = ["--datapath", "ovs"].iter().chain(scenarios);
+    lab.arguments = arguments.map(|word| (*word).to_owned()).collect();
+    lab
 }
 
 fn of_machine(outcome: &Outcome) -> Tally {
@@ -192,19 +248,6 @@ fn of_machine(outcome: &Outcome) -> Tally {
         println!("test: ring vm: {error:#}");
     }
     Tally::of_run(&outcome.lines, matches!(outcome.exit, Ok(0)))
-}
-
-/// Builds the test that loads the eBPF programs; returns where it is.
-fn ebpf_test() -> Result<PathBuf> {
-    let mut cargo = workspace::cargo()?;
-    cargo.args(["test", "--package", build::VIPSHIELD, "--test", EBPF_TEST, "--no-run"]);
-    let messages = shell::output(cargo.args(["--message-format", "json"]))?;
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message.pointer("/target/name").is_some_and(|name| name == EBPF_TEST))
-        .find_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)))
-        .context("cargo did not say where the test is")
 }
 
 /// A line for each ring.

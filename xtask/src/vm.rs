@@ -5,6 +5,7 @@
 //! the run, by which the command goes in and results, logs and the exit status come out.
 
 mod image;
+mod trial;
 
 use std::fs;
 use std::io;
@@ -14,31 +15,39 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 
+pub(crate) use self::trial::{EBPF_TEST, SEQUENCES, run as run_trial, run_programs};
 use crate::setup::kernel::{self, Kernel};
-use crate::setup::{self, Part};
+use crate::setup::{self, Part, kube_ovn};
 use crate::{build, shell, workspace};
 
 /// The guest's first script on the host's file system.
 const GUEST: &str = include_str!("vm/guest.sh");
 /// Where the guest sees the directory of the run.
 const SHARE: &str = "/run/vm";
-/// The name of a test program in the share.
-const TEST: &str = "test";
 /// How much slower than on metal a process starts under emulation; the lab stretches its own
 /// patience by it, never a measurement.
 const SLOW: u32 = 10;
 /// Seconds that all scenarios may take: about twice what they do.
 pub(crate) const TIME_LIMIT: u64 = 2700;
+/// The scenarios in which Kube-OVN's own daemon takes the NIC.
+const KUBE_OVN: &str = "kube-ovn-*";
+/// Where the guest has that daemon: in memory, for a read of the host's file system takes its time.
+const KUBE_OVN_PROGRAM: &str = "/run/kube-ovn-node";
 /// Lines of the console that are shown when the guest did not finish.
 const LAST_LINES: usize = 40;
 
 /// Options of `vm`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// Scenarios of the lab, by name or pattern [default: all]
+    /// Scenarios of the lab, by name or pattern [default: all; with --kernel, what is tried on each
+    /// kernel: the eBPF programs, then bind, unbind, exchange and unexchange]
     scenarios: Vec<String>,
     #[command(flatten)]
     machine: Machine,
+    /// Have Kube-OVN's own daemon of this release take the NIC, on a clock that counts instructions
+    /// [default scenarios: those of its own]
+    #[arg(long, value_name = "VERSION", value_parser = [kube_ovn::VERSION], conflicts_with = "kernel")]
+    kube_ovn: Option<String>,
     /// Write the results to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -56,9 +65,17 @@ pub(crate) struct Options {
 /// The virtual machine.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Machine {
-    /// Kernel to boot: a series (6.1, 6.12) or a Debian package
-    #[arg(long, default_value = kernel::DEFAULT)]
-    kernel: String,
+    /// Kernel to boot, by the beginning of its version (5.10, 6.1, 6.12), or the newest in Debian
+    /// 13's backports [default: 6.1]
+    #[arg(long, value_name = "VERSION|newest")]
+    kernel: Option<String>,
+    /// Further parameters for the kernel, such as lockdown=integrity
+    #[arg(long, value_name = "PARAMETERS", default_value = "")]
+    append: String,
+    /// Have the guest's clock count its instructions, on one processor: a host that is busy makes a run longer, and
+    /// not what happens in it slower
+    #[arg(long)]
+    counted: bool,
     /// Seconds after which the machine is ended
     #[arg(long, value_name = "SECONDS", default_value_t = TIME_LIMIT)]
     time_limit: u64,
@@ -71,14 +88,27 @@ impl Options {
             setup::ensure(&[Part::Vm])?;
             self.machine.run(|_| Ok(command.clone()))?
         } else {
-            setup::ensure(&[Part::Build, Part::Vm])?;
+            setup::ensure(&[Part::Build, Part::Lab, Part::Vm])?;
             build::release()?;
             let mut lab = LabRun::new("test");
             lab.arguments.extend(["--datapath".to_owned(), "ovs".to_owned()]);
             lab.arguments.extend(self.arguments.iter().chain(&self.scenarios).cloned());
+            let mut machine = self.machine.clone();
+            if self.kube_ovn.is_some() {
+                lab.kube_ovn = Some(kube_ovn::get()?);
+                machine.counted = true;
+                if self.scenarios.is_empty() {
+                    lab.arguments.push(KUBE_OVN.to_owned());
+                }
+            }
             lab.json.clone_from(&self.json);
             lab.logs.clone_from(&self.logs);
-            lab.run(&self.machine)?
+            if self.machine.kernel.is_some() && self.scenarios.is_empty() {
+                lab.arguments.extend(SEQUENCES.map(str::to_owned));
+                run_trial(&lab, &machine)?
+            } else {
+                lab.run(&machine)?
+            }
         };
         outcome.succeeded()
     }
@@ -107,6 +137,8 @@ pub(crate) struct LabRun {
     verb: &'static str,
     /// Its arguments beside the ones that say where the results go.
     pub(crate) arguments: Vec<String>,
+    /// Kube-OVN's own daemon, if it is to be there.
+    pub(crate) kube_ovn: Option<PathBuf>,
     /// Where to the results are copied.
     pub(crate) json: Option<PathBuf>,
     /// Where to the logs are copied.
@@ -116,11 +148,21 @@ pub(crate) struct LabRun {
 impl LabRun {
     /// A run of `vipshield-lab VERB`.
     pub(crate) fn new(verb: &'static str) -> Self {
-        Self { verb, arguments: Vec::new(), json: None, logs: None }
+        Self { verb, arguments: Vec::new(), kube_ovn: None, json: None, logs: None }
     }
 
     /// Runs it in a machine of its own; results are copied out whatever its status.
     pub(crate) fn run(&self, machine: &Machine) -> Result<Outcome> {
+        self.run_after(machine, |_| Ok(String::new()))
+    }
+
+    /// The same after shell commands, which `prepare` returns; it is given the directory that the
+    /// guest sees as its share. The status is that of the first that fails.
+    fn run_after(
+        &self,
+        machine: &Machine,
+        prepare: impl FnOnce(&Path) -> Result<String>,
+    ) -> Result<Outcome> {
         let mut run = PathBuf::new();
         let outcome = machine.run(|directory| {
             directory.clone_into(&mut run);
@@ -129,10 +171,14 @@ impl LabRun {
                 fs::copy(workspace::release(name)?, directory.join(name))?;
             }
             fs::create_dir(directory.join("logs"))?;
+            let before = prepare(directory)?;
             let words = self.arguments.iter().map(|word| quote(word)).collect::<Vec<_>>().join(" ");
+            let (copy, daemon) =
+                self.kube_ovn.as_deref().map(kube_ovn_in_guest).unwrap_or_default();
             Ok(format!(
-                "exec {SHARE}/{} {} --vipshield {SHARE}/{} --json {SHARE}/results.json \
-                 --logs {SHARE}/logs {words}",
+                "status=0\n{before}{copy}\
+                 {SHARE}/{} {} {daemon} --vipshield {SHARE}/{} --json {SHARE}/results.json \
+                 --logs {SHARE}/logs {words} || status=$?\nexit $status",
                 build::LAB,
                 self.verb,
                 build::VIPSHIELD,
@@ -154,24 +200,21 @@ impl LabRun {
     }
 }
 
-/// Runs a test program in a machine of its own.
-pub(crate) fn run_test(machine: &Machine, program: &Path) -> Result<Outcome> {
-    machine.run(|directory| {
-        fs::copy(program, directory.join(TEST))?;
-        Ok(format!("exec {SHARE}/{TEST} --color never"))
-    })
-}
-
 impl Machine {
     /// A machine with Debian 12's own kernel.
     pub(crate) fn new(time_limit: u64) -> Self {
-        Self { kernel: kernel::DEFAULT.to_owned(), time_limit }
+        Self { kernel: None, append: String::new(), counted: false, time_limit }
+    }
+
+    /// The same with another kernel.
+    pub(crate) fn with_kernel(kernel: &str, time_limit: u64) -> Self {
+        Self { kernel: Some(kernel.to_owned()), counted: true, ..Self::new(time_limit) }
     }
 
     /// Boots the machine and runs the shell command that `prepare` returns; `prepare` is given the
     /// directory that the guest sees as its share.
     fn run(&self, prepare: impl FnOnce(&Path) -> Result<String>) -> Result<Outcome> {
-        let kernel = Kernel::get(&self.kernel)?;
+        let kernel = Kernel::get(self.kernel.as_deref().unwrap_or(kernel::DEFAULT))?;
         let directory = new_run(&workspace::target()?.join("vm"))?;
         let command = prepare(&directory)?;
         let root = quote(&workspace::root()?.to_string_lossy());
@@ -185,7 +228,7 @@ impl Machine {
         let console = directory.join("console.log");
         println!("vm: kernel {}, {}", kernel.version, directory.display());
         let watched = shell::watch(
-            &mut qemu(&kernel, &packed, &console, &directory),
+            &mut self.qemu(&kernel, &packed, &console, &directory),
             Some(Duration::from_secs(self.time_limit)),
         )?;
         fs::remove_dir_all(&initial)?;
@@ -201,25 +244,38 @@ impl Machine {
         });
         Ok(Outcome { lines: watched.lines, exit })
     }
+
+    fn qemu(&self, kernel: &Kernel, initial: &Path, console: &Path, share: &Path) -> Command {
+        // Ends with this process, however that ends.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+        // Emulation: slow, but the same on every machine, and inside other virtual machines too.
+        command.args(if self.counted {
+            // An instruction takes 2 ns.
+            &["-accel", "tcg,thread=single", "-icount", "shift=1,sleep=on", "-smp", "1"][..]
+        } else {
+            &["-accel", "tcg,thread=multi", "-smp", "2"]
+        });
+        command.args(["-cpu", "max", "-m", "3072"]);
+        command.arg("-kernel").arg(kernel.image()).arg("-initrd").arg(initial);
+        let parameters = format!("console=ttyS0 panic=-1 mitigations=off {}", self.append);
+        command.args(["-append", parameters.trim_end()]);
+        command.args(["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot"]);
+        command.arg("-serial").arg(option("file:", console, ""));
+        command.args(["-device", "virtio-serial-pci", "-chardev", "stdio,id=out,signal=off"]);
+        command.args(["-device", "virtconsole,chardev=out"]);
+        let root = "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap";
+        command.args(["-virtfs", root]);
+        let run = ",mount_tag=run,security_model=none,multidevs=remap";
+        command.arg("-virtfs").arg(option("local,path=", share, run));
+        command
+    }
 }
 
-fn qemu(kernel: &Kernel, initial: &Path, console: &Path, share: &Path) -> Command {
-    // Ends with this process, however that ends.
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
-    // Emulation: slow, but the same on every machine, and inside other virtual machines too.
-    command.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "3072"]);
-    command.arg("-kernel").arg(kernel.image()).arg("-initrd").arg(initial);
-    command.args(["-append", "console=ttyS0 panic=-1 mitigations=off"]);
-    command.args(["-display", "none", "-monitor", "none", "-nic", "none", "-no-reboot"]);
-    command.arg("-serial").arg(option("file:", console, ""));
-    command.args(["-device", "virtio-serial-pci", "-chardev", "stdio,id=out,signal=off"]);
-    command.args(["-device", "virtconsole,chardev=out"]);
-    let root = "local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap";
-    command.args(["-virtfs", root]);
-    let run = ",mount_tag=run,security_model=none,multidevs=remap";
-    command.arg("-virtfs").arg(option("local,path=", share, run));
-    command
+/// What has the daemon where the guest runs it, and what tells the lab of it.
+fn kube_ovn_in_guest(program: &Path) -> (String, String) {
+    let program = quote(&program.to_string_lossy());
+    (format!("cp {program} {KUBE_OVN_PROGRAM}\n"), format!("--kube-ovn {KUBE_OVN_PROGRAM}"))
 }
 
 /// A path among QEMU's options, where a comma is written twice.

@@ -40,7 +40,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         ),
         Scenario::new(
             "hangup",
-            "SIGHUP ends no vipshield, and it says that there is nothing to reload",
+            "without a file SIGHUP ends no vipshield, and it says that there is nothing to reload",
             true,
             |context| async move {
                 let beginning = Beginning { role: Role::Master, shields: &[0], early: false };
@@ -104,7 +104,7 @@ async fn hang_up(lab: &mut Lab) -> Result<()> {
     vipshield.hang_up()?;
     clock::until("a word about SIGHUP", Duration::from_secs(5), async || {
         vipshield.status().await?;
-        let said = vipshield.log().iter().any(|line| line.text.contains("SIGHUP"));
+        let said = vipshield.log().iter().any(|line| line.text.contains("nothing to reload"));
         Ok(said.then_some(()))
     })
     .await?;

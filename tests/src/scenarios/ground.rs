@@ -21,6 +21,7 @@ use crate::lab::{Lab, Node};
 use crate::measure::{self, Role, Witnesses};
 use crate::rtnl::{Link, address_of};
 use crate::sequence::{Sequence, Undisturbed};
+use crate::sockets::Sockets;
 use crate::vipshield::{Vipshield, is_ready};
 use crate::witness::timeline::{Change, Gap, Overlap, Window, overlap};
 use crate::witnesses::Observed;
@@ -46,7 +47,10 @@ const LATE: Duration = Duration::from_secs(4);
 
 /// The marks of what vipshield puts on a node.
 const PROTOCOL: u8 = 118;
-const ANCHOR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 52, 52));
+const ANCHORS: [IpAddr; 2] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 52, 52)),
+    IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 52, 54)),
+];
 
 /// Where a NIC is when nothing is under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,18 +230,20 @@ impl Ground {
             self.place
         );
         let daemons = status.get("daemons").and_then(Value::as_array).into_iter().flatten();
-        let mut sockets = 0;
         for daemon in daemons {
             for filter in daemon.get("monitors").and_then(Value::as_array).into_iter().flatten() {
                 ensure!(filter == "guard", "the filter of a daemon's monitor socket: {filter}");
             }
-            for socket in daemon.get("vrrp").and_then(Value::as_array).into_iter().flatten() {
-                let bound = socket.get("bound").and_then(Value::as_str);
-                ensure!(bound == Some(&bearer.name), "a VRRP socket is bound to {bound:?}");
-                sockets += 1;
-            }
         }
-        ensure!(sockets > 0, "keepalived has no VRRP socket");
+        let keepalived = node.keepalived.as_ref().context("keepalived does not run")?;
+        let sockets = Sockets::of(&keepalived.processes()?, &node.host)?;
+        let sockets: Vec<_> = sockets.0.values().filter(|socket| socket.is_vrrp()).collect();
+        ensure!(!sockets.is_empty(), "keepalived has no VRRP socket");
+        for socket in sockets {
+            // What only sends IPv6 sends through the NIC, port or not.
+            let stays = socket.sends_only() && socket.is_ipv6() && socket.bound == node.nic;
+            ensure!(stays || socket.bound == bearer.index, "not on {}: {socket}", bearer.name);
+        }
         // It stays prepared for some time, but by now nothing may take another way for it.
         let rules = rules(node)?;
         let used: Vec<_> = rules.iter().filter(|rule| rule.contains(SPARE_TABLE)).collect();
@@ -478,9 +484,9 @@ fn traces(lab: &Lab) -> Result<Vec<String>> {
             found.push(format!("a route to {to:?}"));
         }
     }
-    if rtnl.addresses(node.nic)?.iter().any(|address| address_of(address) == Some(ANCHOR)) {
-        found.push(format!("{ANCHOR} on the NIC"));
-    }
+    let addresses = rtnl.addresses(node.nic)?;
+    let anchors = addresses.iter().filter_map(address_of).filter(|ip| ANCHORS.contains(ip));
+    found.extend(anchors.map(|anchor| format!("{anchor} on the NIC")));
     Ok(found)
 }
 
@@ -493,11 +499,4 @@ pub(super) fn rules(node: &Node) -> Result<Vec<String>> {
     let mut rules = node.host.rtnl.rules()?;
     rules.retain(|rule| rule.attributes.iter().any(ours));
     Ok(rules.iter().map(|rule| format!("a rule {:?}", rule.attributes)).collect())
-}
-
-/// Whether vipshield's own address is on the NIC.
-pub(super) fn has_anchor(lab: &Lab) -> Result<bool> {
-    let node = lab.node(0)?;
-    let found = node.host.rtnl.addresses(node.nic)?;
-    Ok(found.iter().any(|address| address_of(address) == Some(ANCHOR)))
 }

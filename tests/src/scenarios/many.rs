@@ -21,7 +21,9 @@ use crate::sequence::Sequence;
 /// Beside the one that the lab has.
 const IPV4: u16 = 900;
 const IPV6: u16 = 100;
-/// So long keepalived may take to ask for the removal of all of them, and vipshield to follow.
+/// So long keepalived may take to ask for all of them: that is not what is tried here.
+const TAKEN: Duration = Duration::from_secs(30);
+/// So long it may take at least to ask for the removal of all of them, and vipshield to follow.
 const GIVEN_UP: Duration = Duration::from_secs(3);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -56,10 +58,10 @@ async fn all_leave(lab: &mut Lab) -> Result<()> {
         Ok(there.intersection(&vips).count())
     };
     let owner = lab.node(0)?;
-    clock::until("all VIPs taken", GIVEN_UP, async || {
-        Ok((left(owner)? == vips.len()).then_some(()))
-    })
-    .await?;
+    let asked = clock::now();
+    clock::until("all VIPs taken", TAKEN, async || Ok((left(owner)? == vips.len()).then_some(())))
+        .await?;
+    let taken = clock::now().saturating_duration_since(asked);
     quietly(lab, Sequence::Bind).await?;
     let bound = left(owner)?;
     ensure!(bound == vips.len(), "{bound} of {} VIPs after the bind", vips.len());
@@ -67,7 +69,7 @@ async fn all_leave(lab: &mut Lab) -> Result<()> {
     lab.cable(0, false)?;
     told(lab, 0, "FAULT", pulled, failover(lab)).await?;
     let stay = Cell::new(vips.len());
-    let gone = clock::until("all VIPs given up", GIVEN_UP, async || {
+    let gone = clock::until("all VIPs given up", GIVEN_UP.max(2 * taken), async || {
         stay.set(left(owner)?);
         Ok((stay.get() == 0).then_some(()))
     })

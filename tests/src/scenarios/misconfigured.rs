@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 
 use super::scene::{failover, phase, served_by, still};
-use super::variants::run;
+use super::variants::{each, run};
 use super::{Context, Runs, Scenario};
 use crate::clock;
 use crate::config::{LabConfig, SecondNic};
@@ -41,9 +41,11 @@ enum Mistake {
     Network,
     /// keepalived's executable has another name.
     Name,
+    /// Adverts are in IP authentication headers.
+    Header,
 }
 
-const MISTAKES: [(Mistake, &str, &str, &[&str]); 5] = [
+const MISTAKES: [(Mistake, &str, &str, &[&str]); 6] = [
     (
         Mistake::Processes,
         "wrong-pid-namespace",
@@ -73,6 +75,12 @@ const MISTAKES: [(Mistake, &str, &str, &[&str]); 5] = [
         "wrong-daemon-name",
         "a keepalived by another name is named, and nothing is put on the node",
         &["degraded", RENAMED, "--daemon"],
+    ),
+    (
+        Mistake::Header,
+        "authentication-header",
+        "a keepalived with auth_type AH is said to be none of which anything is known, and left alone",
+        &["degraded", "auth_type AH", "cannot be guarded"],
     ),
 ];
 
@@ -118,8 +126,13 @@ async fn alone(
 
 async fn said(lab: &mut Lab, context: &Context, mistake: Mistake, words: &[&str]) -> Result<()> {
     let expected = objects::reference(&lab.config, &[Sequence::Bind]).await?;
-    if matches!(mistake, Mistake::Name) {
-        rename(lab)?;
+    match mistake {
+        Mistake::Name => rename(lab)?,
+        Mistake::Header => {
+            let option = "authentication {\n    auth_type AH\n    auth_pass secret\n  }";
+            each(&mut lab.config, |it| it.options.push(option.to_owned()));
+        }
+        Mistake::Processes | Mistake::Interface | Mistake::Missing | Mistake::Network => {}
     }
     master(lab).await?;
     let client = lab.client.namespace.clone();
@@ -128,7 +141,7 @@ async fn said(lab: &mut Lab, context: &Context, mistake: Mistake, words: &[&str]
         Mistake::Interface => (Place::Node, "ens224"),
         Mistake::Missing => (Place::Node, "ens256"),
         Mistake::Network => (Place::Network(&client), "eth0"),
-        Mistake::Name => (Place::Node, "ens192"),
+        Mistake::Name | Mistake::Header => (Place::Node, "ens192"),
     };
     lab.misplace_vipshield(&context.vipshield, place, Some(nic))?;
     let told = tells(lab, 1, words).await;
@@ -187,12 +200,9 @@ async fn master(lab: &mut Lab) -> Result<()> {
 
 /// keepalived's executable is copied under another name.
 fn rename(lab: &mut Lab) -> Result<()> {
-    let path = std::env::var_os("PATH").context("no PATH")?;
-    let mut found = std::env::split_paths(&path).map(|directory| directory.join("keepalived"));
-    let original = found.find(|file| file.exists()).context("no keepalived")?;
     let copy = lab.node(0)?.dir.join(RENAMED);
-    process::copied(&original, &copy)?;
-    lab.config.keepalived_program = copy;
+    process::copied(&lab.config.keepalived.executable()?, &copy)?;
+    lab.config.keepalived.program = copy;
     Ok(())
 }
 

@@ -1,14 +1,23 @@
 //! The scenarios: what is to be proved, each with the assertion that proves it.
 
+mod cases;
+mod changes;
+mod check;
 mod cleanup;
 mod cluster;
+mod configuration;
 mod deaf;
 mod failover;
 mod failures;
 mod foreign;
 mod forged;
 mod ground;
+mod groups;
+mod handovers;
+mod harmless;
+mod kube_ovn;
 mod left;
+mod lost;
 mod many;
 mod matrix;
 mod middle;
@@ -16,7 +25,10 @@ mod midway;
 mod misconfigured;
 mod neighbours;
 mod owners;
+mod page;
+mod pods;
 mod real_failures;
+mod releases;
 mod restarts;
 mod rough;
 mod rules;
@@ -30,6 +42,8 @@ mod uplinks;
 mod variants;
 mod wire;
 
+pub use self::cases::scenario as of_case;
+
 use std::path::PathBuf;
 use std::pin::Pin;
 
@@ -37,6 +51,7 @@ use anyhow::Result;
 
 use crate::config::{DatapathKind, NicShape};
 use crate::datapath;
+use crate::enslaver::Enslaver;
 use crate::lab;
 use crate::measure::RunResult;
 
@@ -47,6 +62,10 @@ pub struct Context {
     pub datapath: DatapathKind,
     /// vipshield's program. Empty for scenarios that do without.
     pub vipshield: PathBuf,
+    /// Where keepalived of other releases is.
+    pub releases: Option<PathBuf>,
+    /// The program that is Kube-OVN's own daemon, where there is one.
+    pub kube_ovn: Option<PathBuf>,
     /// How often a measured sequence is repeated.
     pub runs: u32,
     /// Where logs are copied, a directory per scenario.
@@ -72,6 +91,10 @@ pub struct Scenario {
     pub extra: bool,
     shape: NicShape,
     only: Option<DatapathKind>,
+    /// Who takes the NIC in it.
+    enslaver: Enslaver,
+    /// The release whose keepalived it is about.
+    release: Option<&'static str>,
     /// What else has to be there.
     needs: fn() -> Result<()>,
     work: Box<dyn Fn(Context) -> Work>,
@@ -93,6 +116,8 @@ impl Scenario {
             extra: false,
             shape: NicShape::Plain,
             only: None,
+            enslaver: Enslaver::Replay,
+            release: None,
             needs: || Ok(()),
             work,
         }
@@ -109,6 +134,18 @@ impl Scenario {
         }
         if let Err(error) = lab::available(self.shape) {
             return Some(format!("{error:#}"));
+        }
+        if let Some(suite) = self.release
+            && !context.releases.as_ref().is_some_and(|releases| releases.join(suite).is_dir())
+        {
+            return Some(format!(
+                "there is no keepalived of {suite}: `cargo xtask setup` fetches it"
+            ));
+        }
+        if self.enslaver == Enslaver::KubeOvn && context.kube_ovn.is_none() {
+            return Some(
+                "Kube-OVN's own daemon is not there: `cargo xtask setup` builds it".to_owned(),
+            );
         }
         if let Err(error) = (self.needs)() {
             return Some(format!("{error:#}"));
@@ -148,9 +185,17 @@ pub const EVERY_STEP: &str = "-every-step";
 
 /// What is played on Open vSwitch too: an emulated machine has the time for these.
 const CORE: &[&str] = &[
-    "*bind-unshielded",
-    "*bind-shielded",
-    "*exchange-shielded",
+    "bind-unshielded",
+    "unbind-unshielded",
+    "cluster-bind-unshielded",
+    "bind-shielded",
+    "unbind-shielded",
+    "exchange-shielded",
+    "unexchange-shielded",
+    "cluster-bind-shielded",
+    "cluster-unbind-shielded",
+    "cluster-exchange-shielded",
+    "cluster-unexchange-shielded",
     "bind-backup-shielded",
     "exchange-backup-shielded",
     "bind-dual-shielded",
@@ -165,6 +210,8 @@ const CORE: &[&str] = &[
     "switch-cleared",
     "switch-killed-between-3s",
     "switch-held-join-10s-backup",
+    "kube-ovn-bind-shielded",
+    "kube-ovn-unbind-shielded",
 ];
 
 /// Whether a scenario is one of those.
@@ -181,29 +228,41 @@ pub fn all() -> Vec<Scenario> {
     all.sort_by_key(|scenario| !scenario.name.ends_with(EVERY_STEP));
     all.extend(matrix::scenarios());
     all.extend(cluster::scenarios());
+    all.extend(kube_ovn::scenarios());
     all.extend(failures::scenarios());
     all.extend(left::scenarios());
     all.extend(cleanup::scenarios());
+    all.extend(configuration::scenarios());
     all.extend(neighbours::scenarios());
     all.extend(variants::scenarios());
     all.extend(uplinks::scenarios());
     all.extend(failover::scenarios());
     all.extend(owners::scenarios());
+    all.extend(page::scenarios());
+    all.extend(pods::scenarios());
     all.extend(many::scenarios());
     all.extend(real_failures::scenarios());
     all.extend(restarts::scenarios());
+    all.extend(releases::scenarios());
+    all.extend(lost::scenarios());
+    all.extend(groups::scenarios());
     all.extend(stops::scenarios());
+    all.extend(changes::scenarios());
+    all.extend(handovers::scenarios());
     all.extend(scripts::scenarios());
     all.extend(rules::scenarios());
+    all.extend(harmless::scenarios());
     all.extend(switches::scenarios());
     all.extend(unseen::scenarios());
     all.extend(strangers::scenarios());
     all.extend(midway::scenarios());
+    all.extend(check::scenarios());
     all.extend(misconfigured::scenarios());
     all.extend(forged::scenarios());
     all.extend(foreign::scenarios());
     all.extend(deaf::scenarios());
     all.extend(wire::scenarios());
+    all.extend(cases::scenarios());
     all
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 
 use super::ground::insist;
-use super::scene::{failover, served_by, still};
+use super::scene::{Beginning, failover, served_by, staged_in, still};
 use super::{Context, Runs, Scenario};
 use crate::clock;
 use crate::config::LabConfig;
@@ -15,7 +15,9 @@ use crate::keepalived::Keepalived;
 use crate::lab::Lab;
 use crate::measure::{self, Role, Witnesses};
 use crate::sequence::{Sequence, Undisturbed};
+use crate::stack::Stack;
 use crate::witness::advert::AdvertWitness;
+use crate::witness::probe;
 use crate::witness::timeline::Window;
 
 /// For so long nothing may happen: longer than a waiting node that hears nothing waits.
@@ -103,7 +105,45 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             }
         }
     }
+    for stack in [Stack::Ipv6, Stack::Dual] {
+        all.push(of_stack(stack));
+    }
     all
+}
+
+/// Once begun anew behind a bridge of its NIC's name, an owner of IPv6 addresses is one for good.
+fn of_stack(stack: Stack) -> Scenario {
+    let name = format!("daemon-restart-exchange{}", stack.infix());
+    let about = "keepalived's restart on the owner after exchange: owner of its IPv6 VIPs, once";
+    let directory = name.clone();
+    Scenario::new(&name, about, true, move |context| {
+        let directory = directory.clone();
+        async move {
+            let config = LabConfig::stacked(context.datapath, stack);
+            let beginning = Beginning { role: Role::Master, shields: &[0], early: false };
+            staged_in(config, &directory, context, beginning, async |lab, _| owner_once(lab).await)
+                .await
+        }
+    })
+}
+
+async fn owner_once(lab: &mut Lab) -> Result<()> {
+    Sequence::Exchange.run(lab, &mut Undisturbed).await.outcome?;
+    clock::pass(Duration::from_secs(1)).await;
+    Anew::Restarted.happen_in(lab).await?;
+    measure::settled(lab, Role::Master).await?;
+    let witnesses = Witnesses::paced(lab, probe::LEISURELY).await?;
+    // The other node has had the time to give way.
+    clock::pass(Duration::from_secs(1)).await;
+    let from = clock::now();
+    clock::pass(2 * WATCH).await;
+    still(lab, from)?;
+    served_by(lab, &witnesses, 0, failover(lab)).await?;
+    for seen in witnesses.further(from, Window { from, to: clock::now() }) {
+        ensure!(seen.owners_max == 1, "{}: {} owners", seen.vip, seen.owners_max);
+        ensure!(seen.probe.lost * 2 < seen.probe.sent, "{} does not answer", seen.vip);
+    }
+    Ok(())
 }
 
 fn scenario(anew: Anew, sequence: Sequence, role: Role) -> Scenario {

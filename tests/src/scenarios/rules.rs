@@ -230,10 +230,15 @@ async fn decided(lab: &Lab, set_up: &SetUp) -> Result<()> {
     Ok(())
 }
 
-/// Where the first node would send a packet: local or not, by which gateway and interface, from where.
+/// Where the first node would send a packet.
 async fn way(lab: &Lab, to: &str, mark: u32) -> Result<String> {
+    route_get(lab, &format!("{to} mark {mark}")).await
+}
+
+/// What `ip route get` says of the first node: local or not, by which gateway and interface, from where.
+pub(super) async fn route_get(lab: &Lab, question: &str) -> Result<String> {
     let ask = Program::new("ip route get", "ip", lab.token());
-    let ask = ask.args(format!("-o route get {to} mark {mark}").split(' '));
+    let ask = ask.args(["-o", "route", "get"]).args(question.split(' '));
     let host = &lab.node(0)?.host;
     let text = match ask.inside(&host.namespace).succeed(Duration::from_secs(5)).await {
         Ok(text) => text,

@@ -1,10 +1,12 @@
 //! A keepalived that runs a script every second: each time it forks, and the child is the same program
-//! with the same sockets until it executes something else.
+//! with the same sockets until it executes something else. And what such a script leaves running.
 
 use std::fs;
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::unistd::Pid;
 
 use super::scene::{Beginning, phase, quietly, staged_in, still};
@@ -21,6 +23,19 @@ use crate::sequence::Sequence;
 const SCRIPT: &str = "true\n";
 /// Some runs of it.
 const RUNS: Duration = Duration::from_secs(10);
+
+/// Starts programs, once, and waits for none: in its process group, in a session of its own, and without the
+/// environment that it was given.
+const LEAVING: &str = "#!/bin/sh
+cd \"${0%/*}\"
+[ -e left ] && exit 0
+stay='echo $$ >>left; exec sleep 3600'
+sh -c \"$stay\" &
+setsid sh -c \"$stay\" &
+env -i setsid sh -c \"$stay\" &
+";
+/// So many.
+const LEFT: usize = 3;
 
 /// For so long nothing may happen: some runs of the script.
 const WATCH: Duration = Duration::from_secs(6);
@@ -41,7 +56,39 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             }));
         }
     }
+    let about =
+        "what a script of keepalived's starts has none of the lab's files, and ends with the lab";
+    all.push(Scenario::new("script-leaves-programs", about, false, leaving));
     all
+}
+
+/// A script's programs while the lab runs, and after it.
+async fn leaving(context: Context) -> Runs {
+    let mut config = LabConfig::new(context.datapath);
+    config.check = Some(LEAVING.to_owned());
+    let mut lab = Lab::build(config).await?;
+    // As one that whoever started the lab left open.
+    let open = fs::File::open("/proc/self/environ").context("a file that is left open")?;
+    fcntl(&open, FcntlArg::F_SETFD(FdFlag::empty())).context("a file that is left open")?;
+    lab.start_keepalived(0)?;
+    let list = lab.node(0)?.dir.join("left");
+    let left: Vec<i32> = clock::until("what the script starts", RUNS, async || {
+        let list = fs::read_to_string(&list).unwrap_or_default();
+        let pids: Vec<i32> = list.lines().filter_map(|line| line.parse().ok()).collect();
+        Ok((pids.len() == LEFT).then_some(pids))
+    })
+    .await?;
+    let number = open.as_raw_fd().to_string();
+    let held: Vec<_> = left
+        .iter()
+        .filter(|pid| fs::read_link(format!("/proc/{pid}/fd/{number}")).is_ok())
+        .collect();
+    drop(lab);
+    let alive: Vec<_> =
+        left.iter().filter(|pid| fs::exists(format!("/proc/{pid}")).unwrap_or(true)).collect();
+    ensure!(alive.is_empty(), "of {left:?} {alive:?} outlive the lab");
+    ensure!(held.is_empty(), "of {left:?} {held:?} have the lab's file");
+    Ok(Vec::new())
 }
 
 async fn unnoticed(

@@ -5,33 +5,27 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use tokio::sync::Notify;
 
 use super::failures::SLACK;
-use super::ground::{Ground, Place, on_guard};
 use super::matrix::OWED_TO_THE_MACHINE;
-use super::rough::ended;
 use super::scene::{Beginning, failover, gone, one_owner, served_by, staged_in, still};
 use super::{Context, Runs, Scenario};
 use crate::clock;
 use crate::config::{LabConfig, ShieldConfig};
 use crate::lab::Lab;
 use crate::measure::{Role, Witnesses};
-use crate::sequence::{Answer, Hooks, Sequence, Step, Undisturbed, Verdict};
+use crate::sequence::{Sequence, Undisturbed};
 use crate::vipshield::Vipshield;
 use crate::witness::timeline::Window;
 
 /// What it may keep, it keeps; and it has no capability but those it needs.
-const SHIELD: ShieldConfig = ShieldConfig { keeps: true, least_privilege: true };
+pub(super) const SHIELD: ShieldConfig =
+    ShieldConfig { keeps: true, least_privilege: true, apart: false, instance: None, file: None };
 /// How long nothing runs in place of vipshield.
 const WITHOUT: Duration = Duration::from_secs(10);
 const LONG_WITHOUT: Duration = Duration::from_mins(1);
 /// How long a late consequence may take to show: three adverts that were not heard, and a skew.
-const LATE: Duration = Duration::from_secs(4);
-/// The longest that a step of Kube-OVN's takes in which it starts a process.
-const EXEC_MS: u64 = 60;
-/// A stop comes so long after a sequence has begun, at the most.
-const LATEST_MS: u64 = 500;
+pub(super) const LATE: Duration = Duration::from_secs(4);
 
 /// How vipshield ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,18 +78,6 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             }
         }
     }
-    for (role, suffix) in [(Role::Master, ""), (Role::Backup, "-backup")] {
-        for (rounds, every) in [(4, ""), (100, super::EVERY_STEP)] {
-            let name = format!("stops-at-random{suffix}{every}");
-            let about = format!(
-                "vipshield stopped and started at {rounds} moments of the four sequences, in turn: nobody \
-                 notices"
-            );
-            all.push(Scenario::new(&name, &about, true, move |context| {
-                Box::pin(at_random(context, role, rounds))
-            }));
-        }
-    }
     all.push(Scenario::new(
         "kept-given-up",
         "stopped while the NIC is a port; keepalived ends meanwhile: the VIP it left goes with the next start",
@@ -118,7 +100,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 }
 
 /// The lab of the design, with an owner whose vipshield keeps what it may.
-async fn staged(
+pub(super) async fn staged(
     name: &str,
     context: Context,
     shields: &'static [usize],
@@ -224,102 +206,4 @@ async fn after_keepalived(lab: &mut Lab, witnesses: &Witnesses, _: &Context) -> 
     end(lab, 0, End::Stopped).await?;
     ensure!(!witnesses.has_vip(0), "the VIP is left");
     served_by(lab, witnesses, 1, failover(lab)).await
-}
-
-/// Numbers that look like chance and are the same each time (Steele, Lea and Flood's `splitmix64`).
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    fn within(&mut self, ms: u64) -> Duration {
-        Duration::from_millis(self.below(ms))
-    }
-}
-
-/// Takes the time that Kube-OVN takes, and says when the kernel has seen the first of it.
-struct Paced<'a> {
-    chance: &'a mut Chance,
-    begun: &'a Notify,
-    seen: usize,
-}
-
-impl Hooks for Paced<'_> {
-    fn before<'a>(&'a mut self, step: &'a Step) -> Answer<'a> {
-        // A step that starts a process; all others are one request each.
-        let pause = if step.kind.is_bookkeeping() { EXEC_MS } else { 2 };
-        self.seen += usize::from(!step.kind.is_bookkeeping());
-        if self.seen == 2 {
-            self.begun.notify_one();
-        }
-        Box::pin(std::future::ready(Verdict::Delay(self.chance.within(pause))))
-    }
-}
-
-/// Each of the sequences in turn, and a stop at some moment of each: from the first step that shows on
-/// the node's network, for before it nobody can know that it is about to begin.
-async fn at_random(context: Context, role: Role, rounds: usize) -> Runs {
-    let mut ground = Ground::furnished(&context, role, |config| config.shield = SHIELD).await?;
-    let outcome = async {
-        let mut chance = Chance(rounds as u64);
-        let (mut lost, mut sent, mut longest) = (0, 0, Duration::ZERO);
-        ground.start_vipshield().await?;
-        let row = [Sequence::Bind, Sequence::Unbind, Sequence::Exchange, Sequence::Unexchange];
-        for sequence in row.into_iter().cycle().take(rounds) {
-            let after = chance.within(LATEST_MS);
-            let from = clock::now();
-            ground
-                .round(async |ground| {
-                    let took = play(ground, sequence, &mut chance, after).await?;
-                    longest = longest.max(took);
-                    Ok((format!("{sequence}, stopped after {after:?}"), Place::after(sequence)))
-                })
-                .await?;
-            let seen = ground.seen_since(from);
-            lost += seen.probe.lost;
-            sent += seen.probe.sent;
-        }
-        clock::pass(LATE).await;
-        log::info!(
-            "{rounds} stops and starts, {role:?}: no transition, one owner, {lost} of {sent} lost, the \
-             longest stop took {longest:?}"
-        );
-        ground.finish().await
-    };
-    let outcome = outcome.await;
-    ended(ground, &context, outcome).await
-}
-
-/// Returns how long vipshield took to stop.
-async fn play(
-    ground: &mut Ground,
-    sequence: Sequence,
-    chance: &mut Chance,
-    after: Duration,
-) -> Result<Duration> {
-    let vipshield = ground.take_vipshield()?;
-    let begun = Notify::new();
-    let mut hooks = Paced { chance, begun: &begun, seen: 0 };
-    let lab = &ground.lab;
-    let again = async {
-        begun.notified().await;
-        clock::pass(after).await;
-        let told = clock::now();
-        vipshield.stop().await?;
-        let took = clock::now().saturating_duration_since(told);
-        let started = lab.spawn_vipshield(0, &ground.program)?;
-        on_guard(&started).await?;
-        anyhow::Ok((started, took))
-    };
-    let (replay, again) = tokio::join!(sequence.run(lab, &mut hooks), again);
-    replay.outcome?;
-    let (started, took) = again?;
-    ground.lab.node_mut(0)?.vipshield = Some(started);
-    Ok(took)
 }

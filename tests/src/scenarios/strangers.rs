@@ -18,6 +18,7 @@ use crate::pretender::{self, Guise, Wish};
 use crate::process::{Daemon, Program};
 use crate::rtnl::address_of;
 use crate::sequence::Sequence;
+use crate::vipshield::Vipshield;
 
 /// For so long pretenders ask for everything.
 const ASKING: Duration = Duration::from_secs(2);
@@ -82,13 +83,17 @@ async fn asked_for(lab: &mut Lab) -> Result<()> {
     let began = clock::now();
     let vip = lab.config.vip()?;
     let wishes = wishes(lab)?;
-    let pretence: Vec<String> = wishes.iter().map(|wish| format!("--delete={wish}")).collect();
+    let mut pretence: Vec<String> = wishes.iter().map(|wish| format!("--delete={wish}")).collect();
+    pretence.push("--take-over=vipshield".to_owned());
     let pretenders = pretend(lab, &pretence).await?;
     clock::pass(ASKING).await;
     for pretender in &pretenders {
         let answers = pretender.lines();
         let refused = answers.iter().filter(|line| line.text.ends_with(": -1")).count();
         ensure!(refused > 10, "the kernel refused {refused} requests: {answers:?}");
+        let answer = answers.iter().find(|line| line.text.starts_with("take over: "));
+        let is_refused = |text: &str| text.contains("may not change this network");
+        ensure!(answer.is_some_and(|line| is_refused(&line.text)), "taken over: {answer:?}");
     }
     still(lab, began)?;
     let lost = witnesses.vip_changes(0).into_iter().find(|(at, there)| *at >= began && !there);
@@ -198,7 +203,7 @@ async fn storm(lab: &Lab) -> Result<()> {
 fn squatter() -> Scenario {
     let name = "stranger-squats";
     let about = "nobody has vipshield's name and its port for metrics: it guards, says so, serves \
-                 metrics later, and a second vipshield is refused all the same";
+                 metrics later, and a second vipshield takes over all the same";
     Scenario::new(name, about, true, move |context| async move {
         let beginning = Beginning { role: Role::Master, shields: &[], early: false };
         staged(name, context, beginning, squatted).await
@@ -224,10 +229,12 @@ async fn squatted(lab: &mut Lab, context: &Context) -> Result<()> {
         .into_iter()
         .any(|line| line.text.contains("@vipshield") && line.text.contains("65534"));
     ensure!(named, "the holder of its name is not named");
-    refused(lab, context).await?;
+    taken_over(lab, context).await?;
     drop(squatter);
     // The first name is free now.
-    refused(lab, context).await?;
+    taken_over(lab, context).await?;
+    let node = lab.node(0)?;
+    let vipshield = node.vipshield.as_ref().context("vipshield does not run")?;
     clock::until("metrics", Duration::from_secs(10), async || {
         let address: SocketAddr = METRICS.parse()?;
         let connected = node.host.namespace.run(move || Ok(TcpStream::connect(address).is_ok()))?;
@@ -237,19 +244,11 @@ async fn squatted(lab: &mut Lab, context: &Context) -> Result<()> {
     quietly(lab, Sequence::Bind).await
 }
 
-/// A second vipshield ends, and names the first.
-async fn refused(lab: &Lab, context: &Context) -> Result<()> {
-    let node = lab.node(0)?;
-    let second = Program::new("a second vipshield", &context.vipshield, lab.token())
-        .args(["run", "--metrics", "off", "--socket"])
-        .arg(node.dir.join("second.sock"))
-        .inside(&node.host.namespace)
-        .output(Duration::from_secs(5))
-        .await?;
-    let words = String::from_utf8_lossy(&second.stderr).into_owned();
-    let vipshield = node.vipshield.as_ref().context("vipshield does not run")?;
-    let pid = vipshield.pid().to_string();
-    ensure!(!second.status.success(), "a second vipshield ran");
-    ensure!(words.contains("another vipshield") && words.contains(&pid), "it said {words}");
-    Ok(())
+/// A second vipshield finds the first, whatever that is called.
+async fn taken_over(lab: &mut Lab, context: &Context) -> Result<()> {
+    let (token, epoch, how) = (lab.token().to_owned(), lab.epoch, lab.config.shield);
+    let first = lab.node_mut(0)?.vipshield.take().context("vipshield does not run")?;
+    let second = Vipshield::start(&context.vipshield, lab.node(0)?, None, how, &token, epoch)?;
+    first.hands_over().await?;
+    lab.node_mut(0)?.vipshield.insert(second).guards().await
 }

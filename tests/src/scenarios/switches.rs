@@ -24,6 +24,9 @@ use crate::witness::timeline::Window;
 /// then. The protocol's own value is 15 s.
 const FORWARD_DELAY: Duration = Duration::from_secs(3);
 
+/// How often keepalived says in the lab that it is the owner: its default.
+const ADVERT_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A switch that takes no new flows for so long is a failure, though nothing was seen to be lost.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -182,17 +185,32 @@ fn served(lab: &Lab, witnesses: &Witnesses, from: Instant, to: Instant) -> Resul
     Ok(())
 }
 
-async fn interrupt(lab: &Lab, how: How, lasts: Duration) -> Result<()> {
+/// Returns for how long there was no switch: to start one takes seconds in an emulated machine.
+async fn interrupt(lab: &Lab, how: How, lasts: Duration) -> Result<Duration> {
     let switch = open_vswitch(lab)?;
+    let began = clock::now();
     match how {
         How::Killed => switch.kill_switch().await?,
         How::Held => switch.hold_switch(true)?,
     }
     clock::pass(lasts).await;
     match how {
-        How::Killed => switch.start_switch().await,
-        How::Held => switch.hold_switch(false),
+        How::Killed => switch.start_switch().await?,
+        How::Held => switch.hold_switch(false)?,
     }
+    Ok(clock::now().saturating_duration_since(began))
+}
+
+/// Wait until the owner is alone and the first node's keepalived is what it was before it was told, if it was.
+async fn recovered(lab: &Lab, witnesses: &Witnesses) -> Result<()> {
+    let role = if owner(lab) == 0 { "MASTER" } else { "BACKUP" };
+    clock::until("the nodes to be what they were", 4 * failover(lab), async || {
+        let states = lab.node(0)?.keepalived.as_ref().map(Keepalived::transitions);
+        let is_back = states.unwrap_or_default().last().is_some_and(|last| last.state == role);
+        let owns = |node| witnesses.has_vip(node) == (node == owner(lab));
+        Ok((is_back && (0..lab.nodes.len()).all(owns)).then_some(()))
+    })
+    .await
 }
 
 /// Wait until the first node's NIC is a port of its switch.
@@ -207,8 +225,8 @@ async fn joined(lab: &Lab) -> Result<()> {
 async fn interrupted(lab: &mut Lab, how: How, when: When, lasts: Duration) -> Result<()> {
     let witnesses = Witnesses::start(lab).await?;
     let began = clock::now();
-    let disturb = async |moment: When| -> Result<()> {
-        if moment == when { interrupt(lab, how, lasts).await } else { Ok(()) }
+    let disturb = async |moment: When| -> Result<Duration> {
+        if moment == when { interrupt(lab, how, lasts).await } else { Ok(Duration::ZERO) }
     };
     let mut hooks = Undisturbed;
     let (bound, disturbed) = tokio::join!(Sequence::Bind.run(lab, &mut hooks), async {
@@ -216,28 +234,25 @@ async fn interrupted(lab: &mut Lab, how: How, when: When, lasts: Duration) -> Re
         disturb(When::Join).await
     });
     bound.outcome?;
-    disturbed?;
+    let absent = disturbed?;
     phase(lab, 0, "bridged", SLACK).await?;
     if when != When::Join {
         // By then the kernel has the flow of the adverts.
         clock::pass(failover(lab)).await;
     }
     disturb(When::Between).await?;
-    if when == When::Join && lasts > DEADLINE {
+    // A switch that returns lets the next advert through.
+    if absent + ADVERT_INTERVAL > DEADLINE {
         // It may have been told, and is over by itself. What the client reaches is not asked: for what came
         // before it knew the port Open vSwitch may keep a flow that drops for as long as more comes.
-        clock::until("the owner to be alone", 4 * failover(lab), async || {
-            let owns = |node| witnesses.has_vip(node) == (node == owner(lab));
-            Ok((0..lab.nodes.len()).all(owns).then_some(()))
-        })
-        .await?;
+        recovered(lab, &witnesses).await?;
         // keepalived says what it is when it has done what that takes.
         clock::pass(SLACK).await;
     } else {
         clock::pass(failover(lab)).await;
         still(lab, began)?;
     }
-    if when == When::Join && lasts > DEADLINE + failover(lab) {
+    if absent > DEADLINE + failover(lab) {
         told(lab, 0, "FAULT", began, SLACK).await?;
     }
     one_owner(lab, &witnesses, began, clock::patience(2 * MOMENT))?;

@@ -182,7 +182,7 @@ pub(super) fn each(lab: &mut LabConfig, change: impl Fn(&mut InstanceConfig)) {
     lab.instances.iter_mut().for_each(change);
 }
 
-fn option(lab: &mut LabConfig, line: &str) {
+pub(super) fn option(lab: &mut LabConfig, line: &str) {
     each(lab, |instance| instance.options.push(line.to_owned()));
 }
 

@@ -1,5 +1,6 @@
 //! The steps themselves, in Kube-OVN's order (v1.12.11 and later,
-//! `pkg/daemon/ovs_linux.go` and `init_linux.go`): break before make.
+//! `pkg/daemon/ovs_linux.go` and `init_linux.go`): break before make. What the kernel tells of them comes in the
+//! order that was recorded of Kube-OVN's own daemon (`tests/kube-ovn/recorded`).
 
 use std::time::Duration;
 

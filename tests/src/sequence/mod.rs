@@ -53,7 +53,8 @@ impl Sequence {
         }
     }
 
-    /// Replay it on the lab's first node.
+    /// Replay it on the lab's first node, or have Kube-OVN's own daemon do it where that runs: it asks no
+    /// hooks.
     ///
     /// # Errors
     /// The first step that failed, by name. What was done stays done, as with Kube-OVN.
@@ -84,13 +85,17 @@ impl Sequence {
         bridge: &str,
         hooks: &mut dyn Hooks,
     ) -> Replay {
+        if let Ok(Node { kube_ovn: Some(daemon), .. }) = node {
+            return daemon.run(self, nic, bridge).await;
+        }
         let started = clock::now();
         let mut steps = Steps { hooks, taken: Vec::new() };
         let outcome = match node {
             Ok(node) => self.play(node, nic, bridge, &mut steps).await,
             Err(error) => Err(error),
         };
-        Replay { started, ended: clock::now(), steps: steps.taken, outcome }
+        let (ended, retries) = (clock::now(), Vec::new());
+        Replay { started, ended, steps: steps.taken, retries, outcome }
     }
 
     /// What Kube-OVN does when NetworkManager says that the IP configuration of an enslaved NIC
@@ -180,6 +185,8 @@ pub enum StepKind {
     DeletePort,
     /// Delete the bridge.
     DeleteBridge,
+    /// A tool that Kube-OVN's own daemon ran, for whatever.
+    Tool,
 }
 
 impl StepKind {
@@ -329,7 +336,7 @@ pub struct StepTime {
     pub done: Instant,
 }
 
-/// A sequence that ran.
+/// A sequence that ran, replayed or done by Kube-OVN's own daemon.
 #[derive(Debug)]
 pub struct Replay {
     /// Just before the first step.
@@ -338,6 +345,8 @@ pub struct Replay {
     pub ended: Instant,
     /// Its steps, in order.
     pub steps: Vec<StepTime>,
+    /// Why Kube-OVN's own daemon began anew, each time that it did.
+    pub retries: Vec<String>,
     /// How it ended.
     pub outcome: Result<()>,
 }

@@ -44,8 +44,16 @@ impl EchoServer {
     /// # Errors
     /// When the port is taken.
     pub fn start(host: &Host) -> Result<Self> {
+        Self::on(host, PORT)
+    }
+
+    /// The same on another port.
+    ///
+    /// # Errors
+    /// When it is taken.
+    pub fn on(host: &Host, port: u16) -> Result<Self> {
         let listener = host.namespace.run(|| {
-            let any = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), PORT);
+            let any = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port);
             let listener = TcpListener::bind(any).context("echo server")?;
             listener.set_nonblocking(true).context("echo server")?;
             Ok(listener)

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context as _, Result};
 use futures_util::TryStreamExt as _;
-use netlink_packet_core::{NLMSG_ERROR, NetlinkMessage};
+use netlink_packet_core::{NLM_F_REQUEST, NLMSG_ERROR, NetlinkMessage};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
@@ -58,14 +58,14 @@ pub(super) fn all(nic: u32, other: u32) -> Vec<Message> {
     let intent = |case, error, counter, reports| Message {
         program: programs::NETLINK_INTENT,
         case,
-        bytes: answer(&bytes(removal(nic)), error),
+        bytes: answer(&request(removal(nic)), error),
         counter,
         reports,
     };
     let up = LinkFlags::Up | LinkFlags::Running | LinkFlags::LowerUp;
     vec![
         guard("link, not guarded", link(other, BEARER, up), Counter::PassedOther, false),
-        guard("link, guarded, passes", link(nic, NIC, up), Counter::PassedTrue, false),
+        guard("link, guarded, passes", link(nic, NIC, up), Counter::PassedLinkWorks, false),
         guard(
             "link, guarded, withheld",
             link(nic, NIC, LinkFlags::Multicast),
@@ -73,7 +73,7 @@ pub(super) fn all(nic: u32, other: u32) -> Vec<Message> {
             true,
         ),
         guard("address, not guarded", removal(other), Counter::PassedOther, false),
-        guard("address, guarded, passes", addition(nic), Counter::PassedTrue, false),
+        guard("address, guarded, passes", addition(nic), Counter::PassedAddress, false),
         guard("address, guarded, withheld", removal(nic), Counter::WithheldAddress, true),
         guard("route", route(nic), Counter::PassedUnrelated, false),
         intent("answer to what succeeded", 0, Counter::IntentUnrelated, false),
@@ -87,6 +87,14 @@ fn bytes(message: RouteNetlinkMessage) -> Vec<u8> {
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
     message.serialize(&mut bytes);
+    bytes
+}
+
+/// The same as one asks for it.
+fn request(message: RouteNetlinkMessage) -> Vec<u8> {
+    let mut bytes = bytes(message);
+    let [low, high] = NLM_F_REQUEST.to_ne_bytes();
+    bytes.splice(6..8, [low, high]);
     bytes
 }
 

@@ -11,7 +11,6 @@ use aya::{
         LinkOrder, SchedClassifier, TcAttachType,
         tc::{self, NlOptions, SchedClassifierLinkId, TcAttachOptions, TcError},
     },
-    util::KernelVersion,
 };
 use log::debug;
 use nix::{
@@ -20,7 +19,7 @@ use nix::{
 };
 use vipshield_common::programs;
 
-use super::BpfError;
+use super::{BpfError, has_tcx};
 
 /// A program, and where it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -78,9 +77,7 @@ impl Classifiers {
     pub(super) fn load(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
         for which in Classifier::ALL {
             let program = which.program();
-            classifier(ebpf, program)?
-                .load()
-                .map_err(|source| BpfError::Program { program, source })?;
+            classifier(ebpf, program)?.load().map_err(|error| BpfError::of(program, error))?;
         }
         Ok(Self::default())
     }
@@ -106,7 +103,7 @@ impl Classifiers {
         let name = if_indextoname(ifindex)
             .map_err(|errno| BpfError::Interface { ifindex, source: errno.into() })?;
         let name = name.to_string_lossy();
-        let failed = |source| BpfError::Program { program, source };
+        let failed = |error| BpfError::of(program, error);
         let tcx = tcx();
         if !tcx && add_clsact(&name).map_err(|error| failed(error.into()))? {
             self.clsacts.insert(ifindex);
@@ -164,9 +161,10 @@ pub fn sweep_classifiers() -> io::Result<Vec<u32>> {
     Ok(swept)
 }
 
-/// Whether the kernel has tcx, whose links end with their owner (Linux 6.6).
+/// Whether the kernel has tcx, whose links end with their owner (Linux 6.6). Where that cannot be asked,
+/// nothing can be attached either.
 fn tcx() -> bool {
-    KernelVersion::current().is_ok_and(|version| version >= KernelVersion::new(6, 6, 0))
+    has_tcx().unwrap_or(false)
 }
 
 fn interfaces_that_are_up() -> io::Result<HashSet<u32>> {
@@ -193,5 +191,5 @@ fn classifier<'a>(
     ebpf.program_mut(name)
         .ok_or(BpfError::Missing(name))?
         .try_into()
-        .map_err(|source| BpfError::Program { program: name, source })
+        .map_err(|error| BpfError::of(name, error))
 }

@@ -10,7 +10,7 @@ use vipshield_common::{
 };
 
 use crate::{
-    engine::{About, Address, Event, Heard, Intent, Withheld},
+    engine::{About, Address, Event, Heard, Intent, Withheld, rules::GuardRule},
     wire,
 };
 
@@ -38,13 +38,15 @@ pub(super) fn withheld(report: &GuardReport) -> Option<Withheld> {
             About::AddressRemoval { address }
         }
         Reason::OwnAddress => About::OwnAddress { ip: ip(report)? },
+        Reason::KnownAddress => About::KnownAddress { ip: ip(report)? },
         Reason::AdminDown => About::AdminDown,
         Reason::CarrierLoss => About::CarrierLoss,
         Reason::Rename => About::Rename { name: name() },
-        Reason::Impostor => About::Impostor { name: name() },
+        Reason::NameConflict => About::NameConflict { name: name() },
         Reason::BridgePort => About::BridgePort,
     };
-    Some(Withheld { ifindex: report.ifindex, requester: report.requester, about })
+    let rule = GuardRule::numbered(report.rule)?;
+    Some(Withheld { ifindex: report.ifindex, requester: report.requester, rule, about })
 }
 
 pub(super) fn intent(report: &IntentReport) -> Option<Event> {
@@ -121,12 +123,17 @@ mod tests {
         let mut v4 = report(Reason::AddressRemoval);
         v4.family = 2;
         v4.prefix_len = 24;
+        let rule = vipshield_common::guard::rules::RULES
+            .iter()
+            .position(|it| it.name == "address-removal");
+        v4.rule = u8::try_from(rule.unwrap()).unwrap();
         v4.address[..4].copy_from_slice(&[192, 0, 2, 10]);
         assert_eq!(
             withheld(&v4),
             Some(Withheld {
                 ifindex: 5,
                 requester: 77,
+                rule: GuardRule::named("address-removal").unwrap(),
                 about: About::AddressRemoval {
                     address: Address { ip: "192.0.2.10".parse().unwrap(), prefix_len: 24 },
                 },

@@ -52,7 +52,7 @@ impl Filters {
         for (place, name, stub, _) in Kind::ALL.map(Kind::parts) {
             load(ebpf, stub)?;
             let filter = load(ebpf, name)?;
-            let fd = filter.fd().map_err(|source| BpfError::Program { program: name, source })?;
+            let fd = filter.fd().map_err(|error| BpfError::of(name, error))?;
             let set = array.set(place, fd, 0);
             set.map_err(|source| BpfError::Map { map: maps::FILTERS, source })?;
         }
@@ -79,7 +79,7 @@ impl Filters {
         if attached.is_err() {
             self.forget(cookie)?;
         }
-        attached.map(drop).map_err(|source| BpfError::Program { program: stub, source })
+        attached.map(drop).map_err(|error| BpfError::of(stub, error))
     }
 
     /// Takes the filter off a socket, whichever it is.
@@ -98,11 +98,11 @@ fn filter<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SocketFi
     ebpf.program_mut(name)
         .ok_or(BpfError::Missing(name))?
         .try_into()
-        .map_err(|source| BpfError::Program { program: name, source })
+        .map_err(|error| BpfError::of(name, error))
 }
 
 fn load<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut SocketFilter, BpfError> {
     let filter = filter(ebpf, name)?;
-    filter.load().map_err(|source| BpfError::Program { program: name, source })?;
+    filter.load().map_err(|error| BpfError::of(name, error))?;
     Ok(filter)
 }

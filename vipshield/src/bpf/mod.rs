@@ -3,26 +3,28 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    io,
     net::{IpAddr, Ipv6Addr},
     os::fd::AsFd,
 };
 
 use aya::{
-    Ebpf, EbpfError, EbpfLoader, include_bytes_aligned,
+    Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{HashMap, MapData, MapError, PerCpuArray, RingBuf},
-    programs::{ProgramError, RawTracePoint},
+    programs::RawTracePoint,
     util::nr_cpus,
 };
-use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use vipshield_common::{
     constants,
     counters::Counter,
-    guard::{AddressKey, GuardReport, GuardedSocket, IFNAMSIZ, IfName, NicPolicy},
+    guard::{
+        AddressKey, GuardReport, GuardedSocket, IFNAMSIZ, IfName, NicPolicy,
+        rules::{Entry, RULES, TABLE},
+        withhold as hides,
+    },
     intent::IntentReport,
     maps, programs,
-    tasks::{TASK_COMM_LEN, TaskEvent, names},
+    tasks::{TASK_COMM_LEN, TaskEvent},
     watch::FrameReport,
 };
 
@@ -38,11 +40,13 @@ use self::{
 };
 pub use self::{
     classifiers::sweep_classifiers,
+    error::{BpfError, Lack},
     heartbeat::Pulse,
     pins::{BPFFS, Pins},
+    probe::{has_tcx, tells_types},
 };
 use crate::{
-    daemons::SocketError,
+    causes::causes,
     engine::{Answers, Event, Heard, Opening, Shunt, Withheld},
     net::OWN,
     watch::watch,
@@ -53,11 +57,14 @@ mod classifiers;
 #[cfg(test)]
 mod comparisons;
 mod decode;
+mod error;
 mod filters;
 mod heartbeat;
 mod last_words;
+mod memlock;
 mod opening;
 mod pins;
+mod probe;
 mod sentry;
 mod shunt;
 mod watch;
@@ -65,67 +72,10 @@ mod watch;
 /// The object with all programs, compiled by the build script.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/vipshield-programs"));
 
-/// Programs whose start is a sign that a NIC may be taken or given back soon.
-const TOOLS: &[&str] = &["ovs-vsctl"];
-
 /// Records of a ring that are handed over at a time: in a storm other things are due as well.
 const BATCH: usize = 256;
-
-/// Something about the eBPF programs or their maps failed.
-#[derive(Debug, Error)]
-pub enum BpfError {
-    /// The object was not accepted.
-    #[error("loading the eBPF object (needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, Linux 5.8)")]
-    Load(#[from] EbpfError),
-    /// A program was not accepted or attached.
-    #[error("the eBPF program {program}")]
-    Program {
-        /// Its name.
-        program: &'static str,
-        /// Why.
-        #[source]
-        source: ProgramError,
-    },
-    /// A map could not be read or written.
-    #[error("the eBPF map {map}")]
-    Map {
-        /// Its name.
-        map: &'static str,
-        /// Why.
-        #[source]
-        source: MapError,
-    },
-    /// The object lacks something: it was not built from this tree.
-    #[error("the eBPF object has no {0}")]
-    Missing(&'static str),
-    /// A ring buffer's descriptor could not be watched.
-    #[error("watching an eBPF ring buffer: {0}")]
-    Watch(#[source] io::Error),
-    /// The heartbeat's thread.
-    #[error("a thread for the heartbeat: {0}")]
-    Thread(#[source] io::Error),
-    /// It is not known how many CPUs there may be.
-    #[error("counting CPUs: {0}")]
-    Cpus(#[source] io::Error),
-    /// An interface that is not there.
-    #[error("interface {ifindex}")]
-    Interface {
-        /// Interface index.
-        ifindex: u32,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// The interfaces could not be listed.
-    #[error("listing interfaces: {0}")]
-    Interfaces(#[source] io::Error),
-    /// A daemon's socket.
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    /// An interface name that no interface can have.
-    #[error("{0:?} is no interface name: at most 15 bytes, not empty")]
-    Name(String),
-}
+/// The same where what follows must not be decided without them.
+const ALL_AT_ONCE: usize = 16 * BATCH;
 
 /// Programs and maps. Dropping it detaches the tracepoints; what is on daemons' sockets passes everything
 /// from then on.
@@ -137,6 +87,7 @@ pub struct Programs {
     nics: HashMap<MapData, u32, NicPolicy>,
     names: HashMap<MapData, IfName, u32>,
     link_held: HashMap<MapData, u32, u32>,
+    epochs: HashMap<MapData, u32, u32>,
     command_ports: HashMap<MapData, u32, u32>,
     replayed: HashMap<MapData, AddressKey, u32>,
     counters: PerCpuArray<MapData, u64>,
@@ -146,6 +97,7 @@ pub struct Programs {
     watches: Watches,
     port_sentries: PortSentries,
     openings: Openings,
+    knows_types: bool,
     /// Withheld messages.
     pub reports: Ring,
     /// Requests of guarded daemons that the kernel refused.
@@ -161,15 +113,40 @@ impl Programs {
     ///
     /// Linux 5.8 for the ring buffer; raw tracepoints are older.
     pub fn load(daemons: &[String]) -> Result<Self, BpfError> {
-        let level = log_level();
+        Self::load_with(daemons, &TABLE)
+    }
+
+    /// The same with these rules for the guard; the kernel does not let them be changed later.
+    pub fn load_with(daemons: &[String], rules: &[Entry; RULES.len()]) -> Result<Self, BpfError> {
+        memlock::lift();
         let types = btf::Types::of_kernel()
             .inspect_err(|error| log::info!("the kernel does not describe its types: {error}"))
             .ok();
-        let devices = types.as_ref().and_then(sentry::devices);
-        let credentials = types.as_ref().and_then(btf::Types::credentials);
+        let loaded = match Self::load_knowing(types.as_ref(), daemons, rules) {
+            // A kernel that is locked down for confidentiality lets programs read nothing of it. They work
+            // without.
+            Err(error @ BpfError::Refused { .. }) if types.is_some() => {
+                log::info!("{}; trying without what it says of its types", causes(&error));
+                Self::load_knowing(None, daemons, rules)
+            }
+            loaded => loaded,
+        };
+        loaded.map_err(probe::explain)
+    }
+
+    /// The same with what is known of the kernel's types.
+    fn load_knowing(
+        types: Option<&btf::Types>,
+        daemons: &[String],
+        rules: &[Entry; RULES.len()],
+    ) -> Result<Self, BpfError> {
+        let level = log_level();
+        let devices = types.and_then(sentry::devices);
+        let credentials = types.and_then(btf::Types::credentials);
         let namespace = opening::network_namespace();
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &level, true);
+        loader.override_global(constants::GUARD_RULES, rules.as_slice(), true);
         let cpus = nr_cpus().map_err(|(_, error)| BpfError::Cpus(error))?;
         loader.map_max_entries(maps::SOURCES, Watches::sources(cpus));
         if let Some(devices) = &devices {
@@ -185,10 +162,9 @@ impl Programs {
 
         let mut task_names: HashMap<MapData, [u8; TASK_COMM_LEN], u32> =
             take(&mut ebpf, maps::TASK_NAMES)?;
-        let daemons = daemons.iter().map(|name| (name.as_str(), names::DAEMON));
-        for (name, kind) in daemons.chain(TOOLS.iter().map(|name| (*name, names::TOOL))) {
+        for name in daemons {
             task_names
-                .insert(comm(name), kind, 0)
+                .insert(comm(name), 1, 0)
                 .map_err(|source| BpfError::Map { map: maps::TASK_NAMES, source })?;
         }
         let mut own: HashMap<MapData, AddressKey, u32> = take(&mut ebpf, maps::OWN_ADDRESSES)?;
@@ -210,6 +186,7 @@ impl Programs {
             nics: take(&mut ebpf, maps::NICS)?,
             names: take(&mut ebpf, maps::NAMES)?,
             link_held: take(&mut ebpf, maps::LINK_HELD)?,
+            epochs: take(&mut ebpf, maps::EPOCHS)?,
             command_ports: take(&mut ebpf, maps::COMMAND_PORTS)?,
             replayed: take(&mut ebpf, maps::REPLAYED)?,
             counters: take(&mut ebpf, maps::COUNTERS)?,
@@ -222,10 +199,18 @@ impl Programs {
             classifiers,
             shunts,
             watches,
+            knows_types: types.is_some(),
             port_sentries: PortSentries::new(devices.is_some()),
             openings: Openings::new(&mut ebpf, namespace.is_some())?,
             ebpf,
         })
+    }
+
+    /// Whether the programs read the kernel's structures. Without that ports are seen to join and leave a
+    /// little later, and what a task may do is looked up in /proc.
+    #[must_use]
+    pub const fn knows_types(&self) -> bool {
+        self.knows_types
     }
 
     /// The object, for aya-log.
@@ -264,11 +249,22 @@ impl Programs {
         }
     }
 
-    /// Withholds exactly `withhold` about the NIC that the daemons know as `name`.
-    pub fn set_policy(&mut self, ifindex: u32, name: &str, withhold: u32) -> Result<(), BpfError> {
+    /// Withholds exactly `withhold` about the NIC that the daemons know as `name`, but what `passes`
+    /// ([`vipshield_common::guard::passes`]).
+    pub fn set_policy(
+        &mut self,
+        ifindex: u32,
+        name: &str,
+        withhold: u32,
+        passes: u32,
+    ) -> Result<(), BpfError> {
         let name = if_name(name)?;
+        let before = self.nics.get(&ifindex, 0).map_or(0, |policy: NicPolicy| policy.withhold);
+        if (before ^ withhold) & hides::RENAME != 0 {
+            self.begin_epoch(ifindex)?;
+        }
         self.nics
-            .insert(ifindex, NicPolicy { name, withhold }, 0)
+            .insert(ifindex, NicPolicy { name, withhold, passes }, 0)
             .map_err(|source| BpfError::Map { map: maps::NICS, source })?;
         self.names
             .insert(name, ifindex, 0)
@@ -277,10 +273,23 @@ impl Programs {
         absent_is_fine(maps::LINK_HELD, self.link_held.remove(&ifindex))
     }
 
+    /// What daemons were not told of the NIC's addresses says nothing any more of what they know: one that
+    /// hears that an interface is called otherwise forgets all of it.
+    pub fn begin_epoch(&mut self, ifindex: u32) -> Result<(), BpfError> {
+        let before = self.epochs.get(&ifindex, 0).unwrap_or(0);
+        let begun = self.epochs.insert(ifindex, before.wrapping_add(1), 0);
+        begun.map_err(|source| BpfError::Map { map: maps::EPOCHS, source })
+    }
+
     /// Withholds nothing more about the NIC.
     pub fn clear_policy(&mut self, ifindex: u32, name: &str) -> Result<(), BpfError> {
         absent_is_fine(maps::NICS, self.nics.remove(&ifindex))?;
-        absent_is_fine(maps::NAMES, self.names.remove(&if_name(name)?))?;
+        absent_is_fine(maps::EPOCHS, self.epochs.remove(&ifindex))?;
+        let name = if_name(name)?;
+        // Another NIC may be known by it now.
+        if self.names.get(&name, 0).is_ok_and(|known| known == ifindex) {
+            absent_is_fine(maps::NAMES, self.names.remove(&name))?;
+        }
         absent_is_fine(maps::LINK_HELD, self.link_held.remove(&ifindex))
     }
 
@@ -312,6 +321,11 @@ impl Programs {
     /// monitor misses nothing by it.
     pub fn post_sentry(&mut self, monitor: impl AsFd) -> Result<(), BpfError> {
         sentry::post_link_sentry(&mut self.ebpf, monitor)
+    }
+
+    /// Has it told which IPv6 address a daemon was granted, where the kernel lets a probe in.
+    pub fn see_requests(&mut self) {
+        sentry::post_address_sentry(&mut self.ebpf);
     }
 
     /// Lays the shunt of a NIC anew. With tcx (Linux 6.6); with clsact before, see
@@ -451,7 +465,7 @@ fn log_level() -> u8 {
 }
 
 fn attach_tracepoint(ebpf: &mut Ebpf, name: &'static str) -> Result<(), BpfError> {
-    let failed = |source| BpfError::Program { program: name, source };
+    let failed = |error| BpfError::of(name, error);
     let program: &mut RawTracePoint =
         ebpf.program_mut(name).ok_or(BpfError::Missing(name))?.try_into().map_err(failed)?;
     program.load().map_err(failed)?;
@@ -517,6 +531,14 @@ impl Ring {
     /// Waits until something is there. Cancel safe.
     pub async fn wait(&mut self) -> Result<(), BpfError> {
         self.0.readable_mut().await.map(drop).map_err(BpfError::Watch)
+    }
+
+    /// Hands what is there already to `sink`, without waiting, [`ALL_AT_ONCE`] records at the most.
+    pub fn read_now(&mut self, mut sink: impl FnMut(&[u8])) {
+        for _ in 0..ALL_AT_ONCE {
+            let Some(record) = self.0.get_mut().next() else { break };
+            sink(&record);
+        }
     }
 
     /// Waits until something is there and hands records to `sink`, [`BATCH`] at the most. Cancel safe.

@@ -31,7 +31,11 @@ pub(super) struct Openings {
 /// The cookie of this thread's network namespace. Linux 5.14.
 pub(super) fn network_namespace() -> Option<u64> {
     let cookie = network_namespace_cookie();
-    cookie.inspect_err(|error| info!("this network namespace: {error}")).ok()
+    cookie
+        .inspect_err(|error| {
+            info!("a daemon that is reloaded while names are exchanged will fail once: {error}");
+        })
+        .ok()
 }
 
 impl Openings {
@@ -122,10 +126,11 @@ fn program(ebpf: &mut Ebpf) -> Result<&mut CgroupSockopt, BpfError> {
 }
 
 fn failed(source: ProgramError) -> BpfError {
-    BpfError::Program { program: programs::SOCKET_OPENING, source }
+    BpfError::of(programs::SOCKET_OPENING, source)
 }
 
-fn load(ebpf: &mut Ebpf) -> Result<(), BpfError> {
+/// Has the kernel take the program, once.
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), BpfError> {
     let program = program(ebpf)?;
     if program.fd().is_ok() { Ok(()) } else { program.load().map_err(failed) }
 }

@@ -28,7 +28,7 @@ use crate::causes::causes;
 /// Where the kernel's documents have it mounted.
 pub const BPFFS: &str = "/sys/fs/bpf";
 /// Of what the tables contain. Those of another version are not looked at.
-const VERSION: &str = "v1";
+const VERSION: &str = "v2";
 
 /// Tables cannot be kept.
 #[derive(Debug, Error)]

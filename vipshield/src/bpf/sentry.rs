@@ -1,5 +1,6 @@
-//! What throws a shunt in time: a filter on vipshield's own rtnetlink monitor, and, where the kernel
-//! lets them in, probes where ports join and leave their bridges.
+//! What sees something in the kernel before it is announced. A shunt is thrown in time by a filter on
+//! vipshield's own rtnetlink monitor, and, where the kernel lets them in, by probes where ports join and leave
+//! their bridges. Another probe sees which IPv6 address is asked for.
 
 use std::{
     fs, io,
@@ -28,12 +29,15 @@ const PROBES: [(&str, &str); 5] = [
     (programs::OVS_REQUEST_SENTRY, "ovs_vport_cmd_del"),
 ];
 
+/// Where requests for IPv6 addresses are handled. Linux 2.6.20.
+const ADDRESSES: (&str, &str) = (programs::ADDRESS_SENTRY, "inet6_rtm_newaddr");
+
 /// This thread's network namespace.
 const NAMESPACE: &str = "/proc/thread-self/ns/net";
 
 /// Puts the sentry on vipshield's own rtnetlink monitor.
 pub(super) fn post_link_sentry(ebpf: &mut Ebpf, monitor: impl AsFd) -> Result<(), BpfError> {
-    let failed = |source| BpfError::Program { program: programs::LINK_SENTRY, source };
+    let failed = |error| BpfError::of(programs::LINK_SENTRY, error);
     let sentry: &mut SocketFilter = ebpf
         .program_mut(programs::LINK_SENTRY)
         .ok_or(BpfError::Missing(programs::LINK_SENTRY))?
@@ -42,6 +46,20 @@ pub(super) fn post_link_sentry(ebpf: &mut Ebpf, monitor: impl AsFd) -> Result<()
     sentry.load().map_err(failed)?;
     sentry.attach(monitor).map_err(failed)?;
     Ok(())
+}
+
+/// Has the kernel say which IPv6 address a task asks for. Without it an address is matched with the grant of
+/// about the same moment.
+pub(super) fn post_address_sentry(ebpf: &mut Ebpf) {
+    let (name, function) = ADDRESSES;
+    match probe(ebpf, name, function) {
+        Err(error) if !is_absent(&error) => info!(
+            "{function} cannot be watched, so that an IPv6 address that keepalived takes is told from others by the \
+             moment: {}",
+            causes(&error)
+        ),
+        Ok(()) | Err(_) => {}
+    }
 }
 
 /// How probes tell whose an interface is, if the running kernel says so.
@@ -85,6 +103,17 @@ impl PortSentries {
         }
         self.posted
     }
+}
+
+/// Puts a probe on each function that the kernel has.
+pub(super) fn try_probes(ebpf: &mut Ebpf) -> Result<(), ProgramError> {
+    for (name, function) in PROBES.into_iter().chain([ADDRESSES]) {
+        match probe(ebpf, name, function) {
+            Err(error) if !is_absent(&error) => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 fn probe(ebpf: &mut Ebpf, name: &str, function: &str) -> Result<(), ProgramError> {

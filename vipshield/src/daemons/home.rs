@@ -1,10 +1,17 @@
 //! Where a VRRP socket came from that a vipshield moved and, being killed, did not move back.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::PathBuf,
+};
 
-use nix::net::if_::{Interface, if_nameindex};
-
-use super::{borrow::borrow, errno::Says, proc::ScanError, socket::is_member};
+use super::{
+    borrow::borrow,
+    errno::Says,
+    membership::{self, Membership, usual_groups},
+    proc::ScanError,
+};
 use crate::engine::{Link, VrrpSocket};
 
 /// How often a socket is asked that has not told yet: a daemon joins some moments after it has opened
@@ -13,7 +20,15 @@ const ASKED_AT_MOST: u32 = 8;
 
 /// Where the sockets were made that were seen so far, by inode.
 #[derive(Debug, Default)]
-pub(super) struct Homes(BTreeMap<u64, (u32, Option<u32>)>);
+pub(super) struct Homes(BTreeMap<u64, Known>);
+
+/// What is known of a socket.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    asked: u32,
+    home: Option<u32>,
+    groups: BTreeSet<IpAddr>,
+}
 
 impl Homes {
     /// Notes where these sockets were made, and forgets all others. A membership on the NIC is never
@@ -24,26 +39,35 @@ impl Homes {
         daemons: impl Iterator<Item = &'a mut [VrrpSocket]>,
     ) -> Result<(), ScanError> {
         let mut seen = BTreeMap::new();
+        let mut all = None;
         for sockets in daemons {
             let unknown: Vec<VrrpSocket> =
                 sockets.iter().filter(|socket| self.is_to_be_asked(socket)).copied().collect();
             for socket in &unknown {
-                let joined = joined(socket)?;
-                let elsewhere = joined.iter().copied().find(|on| Some(*on) != socket.bound);
-                let Some(home) = elsewhere.or(joined.first().copied()) else { continue };
+                let all = match &mut all {
+                    Some(all) => all,
+                    none => none.insert(everything()?),
+                };
+                let joined = joined(socket, all)?;
+                let groups = joined.iter().map(|(_, group)| *group);
+                self.0.entry(socket.id.inode).or_default().groups.extend(groups);
+                let mut on = joined.iter().map(|(on, _)| *on);
+                let elsewhere = on.clone().find(|on| Some(*on) != socket.bound);
+                let Some(home) = elsewhere.or(on.next()) else { continue };
                 let alike = |other: &&VrrpSocket| {
                     (other.bound, other.family) == (socket.bound, socket.family)
                 };
                 for other in unknown.iter().filter(alike) {
-                    self.0.entry(other.id.inode).or_default().1 = Some(home);
+                    self.0.entry(other.id.inode).or_default().home = Some(home);
                 }
             }
             for socket in unknown {
-                self.0.entry(socket.id.inode).or_default().0 += 1;
+                self.0.entry(socket.id.inode).or_default().asked += 1;
             }
             for socket in sockets {
-                let known = self.0.get(&socket.id.inode).copied().unwrap_or_default();
-                socket.home = known.1;
+                let known = self.0.get(&socket.id.inode).cloned().unwrap_or_default();
+                socket.home = known.home;
+                socket.group = known.groups.first().copied();
                 seen.insert(socket.id.inode, known);
             }
         }
@@ -51,25 +75,31 @@ impl Homes {
         Ok(())
     }
 
+    /// VRRP's groups, and others that one of these sockets has joined.
+    pub(super) fn groups(&self) -> BTreeSet<IpAddr> {
+        self.0.values().flat_map(|known| &known.groups).copied().chain(usual_groups()).collect()
+    }
+
     fn is_to_be_asked(&self, socket: &VrrpSocket) -> bool {
         self.0
             .get(&socket.id.inode)
-            .is_none_or(|(asked, home)| home.is_none() && *asked < ASKED_AT_MOST)
+            .is_none_or(|known| known.home.is_none() && known.asked < ASKED_AT_MOST)
     }
 }
 
-/// The interfaces on which a socket is a member of VRRP's group. One that was closed in this moment
-/// is one of none.
-fn joined(socket: &VrrpSocket) -> Result<Vec<u32>, ScanError> {
-    let file = match borrow(socket.id) {
-        Ok(file) => file,
-        Err(error) if error.says() == Says::Nothing => return Err(error.into()),
-        Err(_) => return Ok(Vec::new()),
-    };
-    let interfaces =
-        if_nameindex().map_err(|errno| ScanError::Interfaces { source: errno.into() })?;
-    let all = interfaces.iter().map(Interface::index);
-    Ok(all.filter(|on| is_member(&file, socket.family, *on)).collect())
+/// What anybody has joined.
+fn everything() -> Result<BTreeSet<Membership>, ScanError> {
+    let path = || PathBuf::from("/proc/thread-self/net/igmp");
+    membership::all().map_err(|source| ScanError::Proc { path: path(), source })
+}
+
+/// Of what anybody has joined, what a socket has. One that was closed in this moment has nothing.
+fn joined(socket: &VrrpSocket, all: &BTreeSet<Membership>) -> Result<Vec<Membership>, ScanError> {
+    match borrow(socket.id) {
+        Ok(file) => Ok(membership::of(&file, socket.family, all)),
+        Err(error) if error.says() == Says::Nothing => Err(error.into()),
+        Err(_) => Ok(Vec::new()),
+    }
 }
 
 /// The NIC that a VRRP socket belongs to, if it is bound elsewhere. `joined` are the interfaces on
@@ -126,7 +156,15 @@ mod tests {
 
     fn bound(to: Option<u32>) -> VrrpSocket {
         let id = SocketId { pid: 1, fd: 7, inode: 7 };
-        VrrpSocket { id, family: Family::Ipv4, bound: to, home: None }
+        VrrpSocket {
+            id,
+            family: Family::Ipv4,
+            bound: to,
+            home: None,
+            multicast: None,
+            group: None,
+            sends: false,
+        }
     }
 
     #[test]

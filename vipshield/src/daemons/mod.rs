@@ -9,6 +9,7 @@ mod cgroup;
 mod errno;
 mod home;
 mod mark;
+mod membership;
 mod privilege;
 mod probe;
 mod proc;
@@ -16,18 +17,21 @@ mod scan;
 mod socket;
 mod sockopt;
 mod speakers;
+mod wanted;
 
 pub use self::{
     borrow::{BorrowError, borrow},
     cgroup::{CgroupError, cgroup},
     home::{home, is_port},
     mark::{Mark, is_marked, set_mark},
+    membership::{Membership, all as all_memberships, is_member, of as memberships, usual_groups},
     privilege::Privilege,
     probe::Probes,
     proc::{ScanError, holders},
     scan::{Kin, Looked, Scanner, Scope},
     socket::{
-        AttachedFilter, SocketError, attached_filter, cookie, detach_filter, is_member,
+        AttachedFilter, SocketError, attached_filter, cookie, detach_filter,
         network_namespace_cookie, port, rebind, resync_link, speak_from_anywhere,
     },
+    wanted::Wanted,
 };

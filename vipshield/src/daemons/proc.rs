@@ -41,12 +41,6 @@ pub enum ScanError {
         /// What, and why.
         source: SocketError,
     },
-    /// The interfaces could not be listed.
-    #[error("listing interfaces: {source}{}", way_out(source))]
-    Interfaces {
-        /// Why.
-        source: io::Error,
-    },
 }
 
 /// Why nothing is seen of a process.

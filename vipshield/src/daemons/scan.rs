@@ -1,9 +1,10 @@
-//! Finding guarded daemons in /proc: by the name of the executable, in this network namespace,
+//! Finding guarded daemons in /proc: by the executable (and its control group), in this network namespace,
 //! whatever PID or mount namespace (container) they live in.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
+    net::IpAddr,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -16,7 +17,7 @@ use rustix::{
         sockopt::{socket_domain, socket_protocol, socket_type},
     },
 };
-use vipshield_common::tasks::{TaskChange, TaskEvent, UNKNOWN};
+use vipshield_common::tasks::{TaskEvent, UNKNOWN};
 
 use super::{
     borrow::borrow,
@@ -25,8 +26,12 @@ use super::{
     mark::is_marked,
     privilege::{NAMESPACE, Privilege},
     proc::{ScanError, Unseen, is_first_pid_namespace, origin, processes, seen, socket_id, text},
-    socket::{AttachedFilter, SocketError, attached_filter, bound, cookie, has_groups, port},
+    socket::{
+        AttachedFilter, SocketError, attached_filter, bound, cookie, has_groups, has_no_address,
+        multicast, port,
+    },
     speakers::Speakers,
+    wanted::Wanted,
 };
 use crate::{
     causes::passing,
@@ -38,14 +43,21 @@ use crate::{
 /// VRRP's protocol number (RFC 9568, section 5.1.1.4).
 pub(super) const IPPROTO_VRRP: u32 = 112;
 
+/// Requests about interfaces are made on such a socket (`netdevice(7)`).
+const IPPROTO_UDP: u32 = 17;
+
+/// IP authentication headers (RFC 4302): adverts in them are none to vipshield.
+const IPPROTO_AH: u32 = 51;
+/// What is in the way of guarding a daemon that speaks so.
+const IN_HEADERS: &str = "its adverts are in IP authentication headers (auth_type AH), and what they say, and \
+    where its sockets are, is not known: take the authentication out, which RFC 9568 does not have, or use \
+    auth_type PASS";
+
 /// So many netlink sockets of a process are guarded: keepalived has two, and the guard has room for 256.
 const MAX_NETLINK: usize = 16;
 /// So many sockets of a process are looked at, those of the lowest descriptors: a daemon opens what matters
 /// before it serves anybody.
 const MAX_SOCKETS: usize = 1024;
-
-/// What `/proc/PID/comm` shows of a name.
-const COMM_LENGTH: usize = 15;
 
 /// A process with a daemon's executable.
 struct Found {
@@ -94,7 +106,7 @@ pub enum Kin {
 
 /// See the [module](self).
 pub struct Scanner {
-    names: Vec<String>,
+    wanted: Vec<Wanted>,
     namespace: u64,
     /// Over that namespace: whatever it is called, a process without it is no daemon.
     privilege: Privilege,
@@ -111,13 +123,13 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// Looks for executables of these names in this thread's network namespace.
-    pub fn new(names: Vec<String>) -> Result<Self, ScanError> {
+    /// Looks for these daemons in this thread's network namespace.
+    pub fn new(wanted: impl IntoIterator<Item: Into<Wanted>>) -> Result<Self, ScanError> {
         let path = PathBuf::from(NAMESPACE);
         let namespace =
             fs::metadata(&path).map_err(|source| ScanError::Proc { path, source })?.ino();
         Ok(Self {
-            names,
+            wanted: wanted.into_iter().map(Into::into).collect(),
             namespace,
             privilege: Privilege::here()?,
             guarded: BTreeMap::new(),
@@ -127,6 +139,12 @@ impl Scanner {
             homes: Homes::default(),
             speakers: Speakers::new(namespace),
         })
+    }
+
+    /// VRRP's multicast groups, and others that daemons have joined on sockets of the last look.
+    #[must_use]
+    pub fn groups(&self) -> BTreeSet<IpAddr> {
+        self.homes.groups()
     }
 
     /// Inode of the network namespace that is looked at.
@@ -153,12 +171,9 @@ impl Scanner {
             UNKNOWN => !self.is_numbered_alike || self.privilege.is_seen_to_have(pid),
             user_namespace => self.privilege.counts(user_namespace),
         };
-        // A tool changes this network from wherever it is.
-        let is_tool = task.change == TaskChange::Tool as u32;
         match (may, self.is_numbered_alike) {
             (false, _) => Kin::Stranger,
             (true, false) => Kin::Untold,
-            (true, true) if is_tool => Kin::Other,
             (true, true) => match fs::metadata(format!("/proc/{pid}/ns/net")) {
                 Ok(namespace) if namespace.ino() != self.namespace => Kin::Stranger,
                 Ok(_) | Err(_) => Kin::Other,
@@ -186,7 +201,9 @@ impl Scanner {
     fn is_gone(&self, pid: u32) -> bool {
         let path = PathBuf::from(format!("/proc/{pid}/exe"));
         match fs::read_link(&path) {
-            Ok(executable) => self.name_of(&executable).is_none() && !self.executes(pid, &path),
+            Ok(executable) => {
+                self.name_of(pid, &executable).is_none() && !self.executes(pid, &path)
+            }
             Err(error) => of_proc(&error) == Says::Gone,
         }
     }
@@ -198,12 +215,10 @@ impl Scanner {
         known.next_back().is_some_and(|file| executable_of(executable) == Some(file))
     }
 
-    /// The name that makes an executable a daemon's.
-    fn name_of(&self, executable: &Path) -> Option<&String> {
-        let name = executable.file_name()?.to_str()?;
-        // An executable that was upgraded under a running daemon.
-        let name = name.strip_suffix(" (deleted)").unwrap_or(name);
-        self.names.iter().find(|wanted| *wanted == name)
+    /// The name of the daemon that a process with this executable is.
+    fn name_of(&self, pid: u32, executable: &Path) -> Option<&String> {
+        let found = self.wanted.iter().find(|wanted| wanted.is(pid, executable))?;
+        Some(&found.name)
     }
 
     /// Looks for guarded daemons.
@@ -229,8 +244,9 @@ impl Scanner {
             .collect();
         let monitors = daemons.iter().flat_map(|daemon| &daemon.monitors).map(|m| m.id.inode);
         let commands = daemons.iter().flat_map(|daemon| &daemon.commands).map(|c| c.id.inode);
-        self.speakers
-            .find(scope, &daemons, |executable| self.names.iter().any(|name| name == executable));
+        self.speakers.find(scope, &daemons, |executable| {
+            self.wanted.iter().any(|it| it.name == *executable)
+        });
         let seen: BTreeSet<u64> = monitors.chain(commands).collect();
         let gone = self.guarded.extract_if(.., |inode, _| !seen.contains(inode));
         let gone = gone.map(|(_, cookie)| cookie).collect();
@@ -276,7 +292,7 @@ impl Scanner {
     fn examine(&self, pid: u32, directory: &Path) -> Result<Option<Found>, Unseen> {
         let path = directory.join("exe");
         let executable = seen(&path, |path| fs::read_link(path))?;
-        let name = match self.name_of(&executable) {
+        let name = match self.name_of(pid, &executable) {
             Some(name) => name.clone(),
             None if self.executes(pid, &path) => file_name(&executable),
             None => return Ok(None),
@@ -292,6 +308,7 @@ impl Scanner {
         }
         let mut daemon = Daemon {
             trouble: None,
+            polls: false,
             pid,
             start_time,
             name,
@@ -316,6 +333,12 @@ impl Scanner {
             if sockets.insert(id.inode) {
                 self.look_at_socket(id, &mut daemon)?;
             }
+        }
+        // What is not known cannot be done right: it is left alone.
+        if daemon.trouble.as_deref() == Some(IN_HEADERS) {
+            daemon.monitors.clear();
+            daemon.commands.clear();
+            daemon.vrrp.clear();
         }
         // The parent of keepalived's processes has neither kind. A daemon has none for a moment
         // when it reloads, and is alive all the same.
@@ -342,10 +365,7 @@ impl Scanner {
     ) -> Result<Option<Found>, Unseen> {
         let comm = text(&directory.join("comm"))?;
         let comm = comm.trim_end();
-        let Some(name) = self.names.iter().find(|name| {
-            let cut = name.get(..COMM_LENGTH).unwrap_or(name);
-            cut == comm
-        }) else {
+        let Some(wanted) = self.wanted.iter().find(|wanted| wanted.may_be(pid, comm)) else {
             return Ok(None);
         };
         let privileged = self.privilege.has(pid);
@@ -359,12 +379,13 @@ impl Scanner {
         let daemon = Daemon {
             pid,
             start_time,
-            name: name.clone(),
+            name: wanted.name.clone(),
             role: Role::Checkers,
             commands: Vec::new(),
             monitors: Vec::new(),
             vrrp: Vec::new(),
             trouble: Some(format!("looking at the process: {error}{NEEDS_PTRACE}")),
+            polls: false,
         };
         Ok(Some(Found { parent, daemon, is_daemon: true }))
     }
@@ -420,7 +441,7 @@ impl Scanner {
                 }
                 let filter = match attached_filter(socket)? {
                     AttachedFilter::None => Filter::None,
-                    AttachedFilter::Classic => Filter::Foreign,
+                    AttachedFilter::Nothing | AttachedFilter::Classic => Filter::Foreign,
                     AttachedFilter::Ebpf => {
                         let cookie = cookie(socket)?;
                         if self.guarded.get(&id.inode) == Some(&cookie) {
@@ -445,7 +466,22 @@ impl Scanner {
                 let family =
                     if domain == AddressFamily::INET { Family::Ipv4 } else { Family::Ipv6 };
                 let bound = bound(socket)?;
-                daemon.vrrp.push(VrrpSocket { id, family, bound, home: None });
+                let multicast = if bound.is_none() { multicast(socket, family)? } else { None };
+                let sends = attached_filter(socket)? == AttachedFilter::Nothing;
+                let (home, group) = (None, None);
+                daemon.vrrp.push(VrrpSocket { id, family, bound, home, multicast, group, sends });
+            }
+            AddressFamily::INET
+                if protocol == IPPROTO_AH
+                    && socket_type(socket).map_err(failed("SO_TYPE"))? == SocketType::RAW =>
+            {
+                daemon.trouble = Some(IN_HEADERS.to_owned());
+            }
+            AddressFamily::INET
+                if protocol == IPPROTO_UDP
+                    && socket_type(socket).map_err(failed("SO_TYPE"))? == SocketType::DGRAM =>
+            {
+                daemon.polls |= has_no_address(socket)?;
             }
             _ => {}
         }
@@ -506,10 +542,19 @@ mod tests {
             monitors: monitor.map(|id| MonitorSocket { id, filter }).into_iter().collect(),
             commands: command.map(|id| CommandSocket { id, port: 9, filter }).into_iter().collect(),
             vrrp: vrrp
-                .map(|id| VrrpSocket { id, family, bound: None, home: None })
+                .map(|id| VrrpSocket {
+                    id,
+                    family,
+                    bound: None,
+                    home: None,
+                    multicast: None,
+                    group: None,
+                    sends: false,
+                })
                 .into_iter()
                 .collect(),
             trouble: None,
+            polls: false,
         };
         Found { parent, daemon, is_daemon: true }
     }

@@ -1,21 +1,23 @@
 //! What is done to a daemon's sockets, on a duplicate.
 
 use std::{
+    collections::BTreeSet,
     io,
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
     os::fd::{AsFd, AsRawFd as _},
 };
 
 use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage};
 use netlink_packet_route::{RouteNetlinkMessage, link::LinkMessage};
-use nix::sys::socket::{MsgFlags, NetlinkAddr, getsockname, sendto};
+use nix::sys::socket::{MsgFlags, NetlinkAddr, SockaddrIn, getsockname, sendto};
 use rustix::net::{AddressFamily, SocketType, socket};
 use thiserror::Error;
 use vipshield_common::guard::RESYNC_SEQUENCE;
 
 use super::{
     mark::clear_mark,
-    sockopt::{self, GroupFilter, Ipv4Membership, Ipv6Membership},
+    membership::is_member,
+    sockopt::{self, Ipv4Membership, Ipv6Membership},
 };
 use crate::engine::Family;
 
@@ -27,13 +29,6 @@ const SO_COOKIE: i32 = 57;
 /// `linux/netlink.h`, Linux 4.2.
 const SOL_NETLINK: i32 = 270;
 const NETLINK_LIST_MEMBERSHIPS: i32 = 9;
-
-/// `linux/in.h` and `linux/in6.h` have one number for both families.
-const MCAST_MSFILTER: i32 = 48;
-
-/// VRRP's multicast groups (RFC 9568, section 5.1.1.2 and 5.1.2.2).
-const VRRP_GROUP_IPV4: [u8; 4] = [224, 0, 0, 18];
-const VRRP_GROUP_IPV6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12);
 
 /// An operation on a socket failed.
 #[derive(Debug, Error)]
@@ -55,7 +50,10 @@ pub(super) fn failed(operation: &'static str) -> impl FnOnce(io::Error) -> Socke
 pub enum AttachedFilter {
     /// None.
     None,
-    /// Classic BPF: always somebody else's.
+    /// Classic BPF of one instruction, the last of any program: it lets nothing in. (It could let all in, and
+    /// then it would not be there.)
+    Nothing,
+    /// Other classic BPF: always somebody else's.
     Classic,
     /// eBPF: the guard, or somebody else's.
     Ebpf,
@@ -66,6 +64,7 @@ pub enum AttachedFilter {
 pub fn attached_filter(socket: impl AsFd) -> Result<AttachedFilter, SocketError> {
     match sockopt::length(socket, libc::SOL_SOCKET, SO_GET_FILTER) {
         Ok(0) => Ok(AttachedFilter::None),
+        Ok(1) => Ok(AttachedFilter::Nothing),
         Ok(_) => Ok(AttachedFilter::Classic),
         Err(error) if error.raw_os_error() == Some(libc::EACCES) => Ok(AttachedFilter::Ebpf),
         Err(source) => Err(failed("SO_GET_FILTER")(source)),
@@ -104,6 +103,13 @@ pub fn port(socket: impl AsFd) -> Result<u32, SocketError> {
         .map_err(|errno| failed("getsockname")(errno.into()))
 }
 
+/// Whether an IPv4 socket was never bound, connected or used to send: it got a port with that.
+pub(super) fn has_no_address(socket: impl AsFd) -> Result<bool, SocketError> {
+    getsockname::<SockaddrIn>(socket.as_fd().as_raw_fd())
+        .map(|address| address.port() == 0)
+        .map_err(|errno| failed("getsockname")(errno.into()))
+}
+
 /// Whether a netlink socket joined any multicast group.
 pub(super) fn has_groups(socket: impl AsFd) -> Result<bool, SocketError> {
     let (groups, _) = sockopt::get::<[u32; 8]>(socket, SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS)
@@ -118,34 +124,23 @@ pub(super) fn bound(socket: impl AsFd) -> Result<Option<u32>, SocketError> {
     Ok(Some(ifindex).filter(|ifindex| *ifindex != 0))
 }
 
-/// Whether a socket is a member of VRRP's group on an interface. The kernel answers a question
-/// about the sources that it wants to hear there only to a member (`ip_mc_gsfget` in
-/// `net/ipv4/igmp.c`, `ip6_mc_msfget` in `net/ipv6/mcast.c`; Linux 2.6).
-#[must_use]
-pub fn is_member(socket: impl AsFd, family: Family, ifindex: u32) -> bool {
-    let (level, domain, at) = match family {
-        Family::Ipv4 => (libc::IPPROTO_IP, libc::AF_INET, 4),
-        Family::Ipv6 => (libc::IPPROTO_IPV6, libc::AF_INET6, 8),
-    };
-    let address = match family {
-        Family::Ipv4 => VRRP_GROUP_IPV4.to_vec(),
-        Family::Ipv6 => VRRP_GROUP_IPV6.octets().to_vec(),
-    };
-    // `struct sockaddr_in` and `sockaddr_in6`: the family, a port, and for IPv6 a flow label,
-    // before the address.
-    let mut bytes = [0_u8; 128];
-    let before = (domain as u16).to_ne_bytes();
-    bytes.iter_mut().zip(before).for_each(|(to, from)| *to = from);
-    bytes.iter_mut().skip(at).zip(address).for_each(|(to, from)| *to = from);
-    let mut question = GroupFilter { ifindex, ..GroupFilter::default() };
-    let (eights, _) = bytes.as_chunks();
-    question.group.iter_mut().zip(eights).for_each(|(to, from)| *to = u64::from_ne_bytes(*from));
-    sockopt::ask(socket, level, MCAST_MSFILTER, question).is_ok()
+/// The interface to which a socket's multicast goes. Of IPv4 the kernel tells an address, and none if it was
+/// told a number (`do_ip_getsockopt` in `net/ipv4/ip_sockglue.c`).
+pub(super) fn multicast(socket: impl AsFd, family: Family) -> Result<Option<u32>, SocketError> {
+    match family {
+        Family::Ipv4 => Ok(None),
+        Family::Ipv6 => {
+            let (ifindex, _) =
+                sockopt::get::<u32>(socket, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF)
+                    .map_err(failed("IPV6_MULTICAST_IF"))?;
+            Ok(Some(ifindex).filter(|ifindex| *ifindex != 0))
+        }
+    }
 }
 
 /// Moves a VRRP socket from the interfaces `from` to the interface `to`: where it is bound, where
-/// its multicast goes, and where it is a member of VRRP's group, if it is one on any: send
-/// sockets are not, nor are those of an instance with `unicast_peer`.
+/// its multicast goes, and where it is a member of those of `groups` of which it is a member on any: send
+/// sockets are of none, nor are those of an instance with `unicast_peer`.
 ///
 /// The membership on the NIC itself is the daemon's and is never dropped; `keep` is that NIC.
 pub fn rebind(
@@ -154,11 +149,15 @@ pub fn rebind(
     from: &[u32],
     to: u32,
     keep: u32,
+    groups: &BTreeSet<IpAddr>,
 ) -> Result<(), SocketError> {
     let socket = socket.as_fd();
     // A daemon that opened it while the bridge had the NIC's name has joined there alone.
-    let member = [keep].iter().chain(from).any(|on| is_member(socket, family, *on));
-    let left = from.iter().copied().filter(|from| *from != keep && *from != to);
+    let is_joined = |group: &IpAddr| {
+        Family::of(*group) == family
+            && [keep].iter().chain(from).any(|on| is_member(socket, *on, *group))
+    };
+    let joined: Vec<IpAddr> = groups.iter().copied().filter(is_joined).collect();
     sockopt::set(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &to)
         .map_err(failed("SO_BINDTOIFINDEX"))?;
     match family {
@@ -166,27 +165,16 @@ pub fn rebind(
             let there = Ipv4Membership { ifindex: to, ..Ipv4Membership::default() };
             sockopt::set(socket, libc::IPPROTO_IP, libc::IP_MULTICAST_IF, &there)
                 .map_err(failed("IP_MULTICAST_IF"))?;
-            if member {
-                let group =
-                    |ifindex| Ipv4Membership { group: VRRP_GROUP_IPV4, address: [0; 4], ifindex };
-                join(sockopt::set(socket, libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, &group(to)))?;
-                for from in left {
-                    let option = libc::IP_DROP_MEMBERSHIP;
-                    leave(sockopt::set(socket, libc::IPPROTO_IP, option, &group(from)))?;
-                }
-            }
         }
         Family::Ipv6 => {
             sockopt::set(socket, libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, &to)
                 .map_err(failed("IPV6_MULTICAST_IF"))?;
-            if member {
-                let group = |ifindex| Ipv6Membership { group: VRRP_GROUP_IPV6.octets(), ifindex };
-                let level = libc::IPPROTO_IPV6;
-                join(sockopt::set(socket, level, libc::IPV6_ADD_MEMBERSHIP, &group(to)))?;
-                for from in left {
-                    leave(sockopt::set(socket, level, libc::IPV6_DROP_MEMBERSHIP, &group(from)))?;
-                }
-            }
+        }
+    }
+    for group in joined {
+        join_group(socket, to, group)?;
+        for left in from.iter().filter(|from| **from != keep && **from != to) {
+            leave_group(socket, *left, group)?;
         }
     }
     Ok(())
@@ -209,22 +197,47 @@ pub(super) fn receive_on(
     sockopt::set(socket, level, option, &0_i32).map_err(failed("IP_MULTICAST_ALL"))
 }
 
-/// Joins a multicast group on an interface.
+/// Joins a multicast group on an interface. Being a member already is as good.
 pub(super) fn join_group(
     socket: impl AsFd,
     ifindex: u32,
     group: IpAddr,
 ) -> Result<(), SocketError> {
-    join(match group {
+    let options = (libc::IP_ADD_MEMBERSHIP, libc::IPV6_ADD_MEMBERSHIP);
+    match change_membership(socket, ifindex, group, options) {
+        Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => Ok(()),
+        other => other.map_err(failed("joining VRRP's multicast group")),
+    }
+}
+
+/// Not being a member, or the interface being gone with all memberships, is as good.
+fn leave_group(socket: impl AsFd, ifindex: u32, group: IpAddr) -> Result<(), SocketError> {
+    let options = (libc::IP_DROP_MEMBERSHIP, libc::IPV6_DROP_MEMBERSHIP);
+    match change_membership(socket, ifindex, group, options) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => {
+            Ok(())
+        }
+        other => other.map_err(failed("leaving VRRP's multicast group")),
+    }
+}
+
+/// The options are IPv4's and IPv6's.
+fn change_membership(
+    socket: impl AsFd,
+    ifindex: u32,
+    group: IpAddr,
+    options: (i32, i32),
+) -> io::Result<()> {
+    match group {
         IpAddr::V4(group) => {
             let group = Ipv4Membership { group: group.octets(), address: [0; 4], ifindex };
-            sockopt::set(socket, libc::IPPROTO_IP, libc::IP_ADD_MEMBERSHIP, &group)
+            sockopt::set(socket, libc::IPPROTO_IP, options.0, &group)
         }
         IpAddr::V6(group) => {
             let group = Ipv6Membership { group: group.octets(), ifindex };
-            sockopt::set(socket, libc::IPPROTO_IPV6, libc::IPV6_ADD_MEMBERSHIP, &group)
+            sockopt::set(socket, libc::IPPROTO_IPV6, options.1, &group)
         }
-    })
+    }
 }
 
 /// Lets an IPv6 socket send from an address that no interface has, or one that may not be used yet
@@ -232,24 +245,6 @@ pub(super) fn join_group(
 pub fn speak_from_anywhere(socket: impl AsFd, so: bool) -> Result<(), SocketError> {
     sockopt::set(socket, libc::IPPROTO_IPV6, libc::IPV6_FREEBIND, &i32::from(so))
         .map_err(failed("IPV6_FREEBIND"))
-}
-
-/// Being a member already is as good.
-fn join(result: io::Result<()>) -> Result<(), SocketError> {
-    match result {
-        Err(error) if error.raw_os_error() == Some(libc::EADDRINUSE) => Ok(()),
-        other => other.map_err(failed("joining VRRP's multicast group")),
-    }
-}
-
-/// Not being a member, or the interface being gone with all memberships, is as good.
-fn leave(result: io::Result<()>) -> Result<(), SocketError> {
-    match result {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => {
-            Ok(())
-        }
-        other => other.map_err(failed("leaving VRRP's multicast group")),
-    }
 }
 
 /// Asks the kernel, on the daemon's own socket, how a link is. The answer goes to the daemon as

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Driver, DriverError, monotonic};
+use super::{Driver, DriverError, monotonic, recent::Told};
 use crate::{
+    causes::causes,
     metrics::Scrapes,
-    status::{PastEvent, Status},
+    status::{Answer, PastEvent, Status},
 };
 
 impl Driver {
@@ -43,20 +44,28 @@ impl Driver {
             daemons: engine.daemons,
             routers: engine.routers,
             claims: engine.claims,
+            vips: engine.vips,
+            absence: self.absence,
             counters,
         })
     }
 
+    /// What was seen and done in the last minutes.
+    pub(super) fn recording(&self) -> Answer {
+        match self.work.recorder.text() {
+            Ok(recording) => Answer::Recording { recording },
+            Err(error) => Answer::Refused { error: causes(&error) },
+        }
+    }
+
     pub(super) fn events(&self) -> Result<Vec<PastEvent>, DriverError> {
         let now = monotonic()?;
-        Ok(self
-            .recent
-            .iter()
-            .map(|(at, notice)| PastEvent {
-                ago_ms: millis(now.saturating_sub(*at)),
-                notice: notice.clone(),
-            })
-            .collect())
+        let past = |told: &Told| PastEvent {
+            number: told.number,
+            ago_ms: millis(now.saturating_sub(told.at)),
+            notice: told.notice.clone(),
+        };
+        Ok(self.recent.all().into_iter().map(past).collect())
     }
 }
 

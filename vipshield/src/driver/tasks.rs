@@ -27,18 +27,13 @@ pub(super) fn known(
     tasks.iter().filter_map(|task| Some((TaskChange::from_u32(task.change)?, kin(task)))).collect()
 }
 
-/// Whether a tool was started that takes and gives back NICs, by somebody who may.
-pub(super) fn is_hint(tasks: &[(TaskChange, Kin)]) -> bool {
-    tasks.iter().any(|(change, kin)| *change == TaskChange::Tool && *kin != Kin::Stranger)
-}
-
 /// Whether a daemon was seen to start or to end. Not a fork: keepalived forks for every script it runs;
 /// nor the end of what is no daemon: such a fork may be all that runs the script.
 pub(super) fn is_turnover(tasks: &[(TaskChange, Kin)]) -> bool {
     tasks.iter().any(|(change, kin)| match change {
         TaskChange::Exec => *kin != Kin::Stranger,
         TaskChange::Exit => *kin == Kin::Daemon,
-        TaskChange::Fork | TaskChange::Tool | TaskChange::Reload => false,
+        TaskChange::Fork | TaskChange::Reload => false,
     })
 }
 
@@ -54,8 +49,7 @@ pub(super) fn looks(tasks: &[(TaskChange, Kin)]) -> Option<(Scope, &'static [Dur
         (TaskChange::Exit, Kin::Daemon | Kin::Untold) => Some((Scope::Known, false)),
         (TaskChange::Exec | TaskChange::Fork | TaskChange::Reload, Kin::Stranger)
         | (TaskChange::Fork, Kin::Daemon)
-        | (TaskChange::Exit, Kin::Other | Kin::Stranger)
-        | (TaskChange::Tool, _) => None,
+        | (TaskChange::Exit, Kin::Other | Kin::Stranger) => None,
     };
     let (scope, born) = tasks.iter().filter_map(wanted).max()?;
     // An exit is seen before the task's files are closed: it is over some moments later.
@@ -89,7 +83,7 @@ mod tests {
         let is_turnover = |change, pid| is_turnover(&task(change, pid));
         assert!(is_turnover(TaskChange::Exec, 701));
         assert!(is_turnover(TaskChange::Exit, DAEMON));
-        for change in [TaskChange::Fork, TaskChange::Tool, TaskChange::Reload] {
+        for change in [TaskChange::Fork, TaskChange::Reload] {
             assert!(!is_turnover(change, DAEMON), "{change:?}");
         }
         assert!(!is_turnover(TaskChange::Exit, 701));
@@ -105,20 +99,13 @@ mod tests {
         assert_eq!(first(TaskChange::Fork, PARENT), Some((Scope::All, now)));
         assert_eq!(first(TaskChange::Reload, PARENT), Some((Scope::Known, now)));
         assert_eq!(first(TaskChange::Exit, DAEMON), Some((Scope::Known, soon)));
-        assert!(is_hint(&task(TaskChange::Tool, 1)) && !is_hint(&task(TaskChange::Exec, 1)));
     }
 
     #[test]
     fn nothing_follows_from_what_a_stranger_does() {
-        for change in [
-            TaskChange::Exec,
-            TaskChange::Fork,
-            TaskChange::Exit,
-            TaskChange::Reload,
-            TaskChange::Tool,
-        ] {
+        for change in [TaskChange::Exec, TaskChange::Fork, TaskChange::Exit, TaskChange::Reload] {
             let tasks = task(change, STRANGER);
-            assert!(!is_hint(&tasks) && !is_turnover(&tasks), "{change:?}");
+            assert!(!is_turnover(&tasks), "{change:?}");
             assert_eq!(looks(&tasks), None, "{change:?}");
         }
     }
@@ -128,7 +115,6 @@ mod tests {
         let nothing = |change, pid| assert_eq!(looks(&task(change, pid)), None, "{change:?}");
         nothing(TaskChange::Fork, DAEMON);
         nothing(TaskChange::Exit, 701);
-        nothing(TaskChange::Tool, PARENT);
         // What else happened counts.
         let both = [task(TaskChange::Fork, DAEMON), task(TaskChange::Exit, DAEMON)].concat();
         assert_eq!(looks(&both).map(|it| it.0), Some(Scope::Known));
@@ -144,6 +130,5 @@ mod tests {
         assert_eq!(looks(TaskChange::Fork), Some(Scope::All));
         assert_eq!(looks(TaskChange::Exit), Some(Scope::Known));
         assert!(!is_turnover(&untold(TaskChange::Exit)) && is_turnover(&untold(TaskChange::Exec)));
-        assert!(is_hint(&untold(TaskChange::Tool)));
     }
 }

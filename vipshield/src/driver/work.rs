@@ -8,7 +8,10 @@ use std::{mem, time::Duration};
 
 use log::debug;
 
-use crate::engine::{Action, Engine, Event};
+use crate::{
+    engine::{Action, Engine, Event, record::Entry},
+    recording::Recorder,
+};
 
 /// Nothing more is begun in a wake that has lasted for so long. What is not done is tried again, by what
 /// the world is like by then.
@@ -28,12 +31,13 @@ pub trait Hands {
     /// The time, as the engine has it.
     fn now(&self) -> Result<Duration, Self::Error>;
 
-    /// Carries out an action. The inner error is what the engine is told of one that failed.
+    /// Carries out an action. Returns what was seen in doing it, if that is news; the inner error is what the
+    /// engine is told of one that failed.
     async fn carry_out(
         &mut self,
         engine: &Engine,
         action: &Action,
-    ) -> Result<Result<(), String>, Self::Error>;
+    ) -> Result<Result<Option<Event>, String>, Self::Error>;
 }
 
 /// What the end has left.
@@ -50,6 +54,8 @@ pub struct End {
 pub struct Work {
     /// The engine.
     pub engine: Engine,
+    /// What it was told, and what it asked for.
+    pub recorder: Recorder,
     /// What came of the last actions.
     results: Vec<Event>,
     /// When nothing more is begun in this wake, and when nothing more of what follows.
@@ -62,9 +68,10 @@ pub struct Work {
 impl Work {
     /// An engine with nothing to do yet.
     #[must_use]
-    pub const fn new(engine: Engine) -> Self {
+    pub const fn new(engine: Engine, recorder: Recorder) -> Self {
         Self {
             engine,
+            recorder,
             results: Vec::new(),
             until: Duration::MAX,
             soon: Duration::MAX,
@@ -101,8 +108,10 @@ impl Work {
         for event in &seen {
             debug!("{event:?}");
         }
-        self.engine.handle_all(seen, hands.now()?);
+        let mut entry = Entry { at: hands.now()?, events: seen.clone(), actions: Vec::new() };
+        self.engine.handle_all(seen, entry.at);
         while let Some(action) = self.engine.poll_action() {
+            entry.actions.push(action.clone());
             let done = if hands.now()? < self.until || self.engine.is_ending() {
                 hands.carry_out(&self.engine, &action).await?
             } else {
@@ -113,10 +122,13 @@ impl Work {
                     self.finished = Some(End { kept, undone });
                 }
                 (Action::Tell { .. }, _) => {}
-                (action, Ok(())) => self.results.push(Event::Succeeded { action }),
+                (action, Ok(seen)) => {
+                    self.results.extend(seen.into_iter().chain([Event::Succeeded { action }]));
+                }
                 (action, Err(error)) => self.results.push(Event::Failed { action, error }),
             }
         }
+        self.recorder.keep(&self.engine, entry);
         Ok(())
     }
 
@@ -150,6 +162,7 @@ pub(super) enum Source {
     Signals = 1 << 10,
     Requests = 1 << 11,
     Scrapes = 1 << 12,
+    Reload = 1 << 13,
 }
 
 /// Which sources had their turn in this wake: each has one, however much it has to say.
@@ -187,7 +200,7 @@ mod tests {
     use super::*;
     use crate::engine::{
         Address, CommandSocket, Config, Daemon, Family, Filter, Intent, Link, MonitorSocket,
-        OnStop, Role, SocketId, VrrpSocket,
+        OnStop, OwnRules, Role, SocketId, VrrpSocket, record::Clocks,
     };
 
     const NIC: u32 = 2;
@@ -220,7 +233,7 @@ mod tests {
             &mut self,
             _: &Engine,
             action: &Action,
-        ) -> Result<Result<(), String>, Infallible> {
+        ) -> Result<Result<Option<Event>, String>, Infallible> {
             let kind = kind(action);
             let freezes = self.frozen.as_ref() == Some(&kind);
             if !matches!(action, Action::Tell { .. } | Action::Finish { .. }) {
@@ -232,7 +245,7 @@ mod tests {
                 self.now += ANSWER;
                 return Ok(Err("no answer".to_owned()));
             }
-            Ok(Ok(()))
+            Ok(Ok(None))
         }
     }
 
@@ -279,8 +292,17 @@ mod tests {
             role: Role::Vrrp,
             commands: vec![CommandSocket { id: socket(3), port: PORT, filter: Filter::None }],
             monitors: vec![MonitorSocket { id: socket(4), filter: Filter::None }],
-            vrrp: vec![VrrpSocket { id: socket(5), family: Family::Ipv4, bound, home }],
+            vrrp: vec![VrrpSocket {
+                id: socket(5),
+                family: Family::Ipv4,
+                bound,
+                home,
+                multicast: None,
+                group: None,
+                sends: false,
+            }],
             trouble: None,
+            polls: false,
         }
     }
 
@@ -297,11 +319,15 @@ mod tests {
                 replay_port: 1,
                 own_addresses: Vec::new(),
                 on_stop: OnStop::default(),
+                rules: OwnRules::default(),
             };
             let frozen = frozen.map(str::to_owned);
             let (now, stalls, kinds) = (Duration::from_secs(100), Vec::new(), BTreeSet::new());
             Self {
-                work: Work::new(Engine::new(config)),
+                work: Work::new(
+                    Engine::new(config.clone()),
+                    Recorder::new(config, Clocks::default()),
+                ),
                 kernel: Kernel { now, takes, frozen, stalls, kinds },
                 alive: vec![now],
                 wakes: Vec::new(),
@@ -353,7 +379,6 @@ mod tests {
             }));
             self.wake([
                 Event::Turnover,
-                Event::Hint,
                 Event::Link { link: link(BRIDGE, "br-provider", Some("bridge"), None) },
             ]);
             let all = || (0..vips).map(vip).chain([address(11, 24)]);

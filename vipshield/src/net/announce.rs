@@ -50,13 +50,10 @@ impl Announcer {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Says once, in every form, that `address` is at `mac` on the link of this interface.
-    pub fn announce(
-        &self,
-        ifindex: u32,
-        address: IpAddr,
-        mac: [u8; 6],
-    ) -> Result<(), AnnounceError> {
+    /// Says once, in every form, that `address` is on the link of this interface, at the hardware address that the
+    /// interface has now: a bridge may have got another since it was heard of.
+    pub fn announce(&self, ifindex: u32, address: IpAddr) -> Result<(), AnnounceError> {
+        let mac = self.mac(ifindex)?;
         match address {
             IpAddr::V4(address) => {
                 self.send(ifindex, ETHERTYPE_ARP, &arp(ARPOP_REQUEST, address, mac))?;
@@ -65,6 +62,30 @@ impl Announcer {
             IpAddr::V6(address) => {
                 self.send(ifindex, ETHERTYPE_IPV6, &neighbor_advertisement(address, mac))
             }
+        }
+    }
+
+    /// The hardware address of an interface: the kernel tells it of the one that a packet socket is bound to
+    /// (`packet_getname` in `net/packet/af_packet.c`).
+    fn mac(&self, ifindex: u32) -> Result<[u8; 6], AnnounceError> {
+        // SAFETY: plain integers, for which all zero is a value.
+        let mut at: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        at.sll_family = libc::AF_PACKET as u16;
+        at.sll_ifindex = ifindex as i32;
+        let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: the pointer is to what is as long as is said, and only read.
+        if unsafe { libc::bind(self.0.as_raw_fd(), (&raw const at).cast(), length) } < 0 {
+            return Err(AnnounceError(io::Error::last_os_error()));
+        }
+        let told =
+            // SAFETY: the pointers are to locals, of which the second says how long the first is.
+            unsafe { libc::getsockname(self.0.as_raw_fd(), (&raw mut at).cast(), &raw mut length) };
+        if told < 0 {
+            return Err(AnnounceError(io::Error::last_os_error()));
+        }
+        match at.sll_addr.first_chunk() {
+            Some(mac) if at.sll_halen == 6 => Ok(*mac),
+            _ => Err(AnnounceError(io::Error::other("that is no Ethernet interface"))),
         }
     }
 

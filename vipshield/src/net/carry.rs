@@ -2,15 +2,14 @@
 //!
 //! - An address of vipshield's own on the NIC ([`ANCHOR`]): when the last IPv4 address leaves an
 //!   interface, the kernel flushes every route through it (`fib_disable_ip` in
-//!   `net/ipv4/fib_frontend.c`). Kube-OVN leaves link-local addresses alone.
+//!   `net/ipv4/fib_frontend.c`). Kube-OVN leaves link-local addresses alone. On a NIC that has its own still
+//!   it is another one ([`EARLY_ANCHOR`]), behind them.
 //! - A local route for each address through the NIC, worse than the kernel's own, so that packets to
 //!   it are delivered while it is on no interface.
 //! - The spare table with the NIC's routes, and for each length of a prefix rules right before the main
 //!   table's ([`detours`]): routes of the main table that are more specific still win, and everything else
 //!   takes the spare table. Without the first, a pod's host route would lose to the NIC's default route.
 //!   Table and rules are one for all NICs.
-//! - What stands by has a table of its own, and rules that come to it when the main table has no route to
-//!   the destination any more.
 //!
 //! Should vipshield die, all of this must not outlive it: a node whose routes lead through a NIC
 //! that has become a port resolves no new neighbour. So the anchor has a lifetime that is renewed
@@ -44,7 +43,7 @@ use self::{
 };
 use super::{
     clsact::{self, ClsactError},
-    own::{self, ANCHOR, STAND_IN},
+    own::{self, ANCHOR, EARLY_ANCHOR, STAND_IN},
     rule,
 };
 use crate::engine::{Carried, Detours, Plan};
@@ -53,13 +52,8 @@ use crate::engine::{Carried, Detours, Plan};
 pub const PROTOCOL: u8 = 118;
 /// Number of the spare table.
 pub const SPARE_TABLE: u32 = 5252;
-/// Number of the table of routes that stand by. Another one: they lead through a port, and what the spare
-/// table of another NIC is asked for must not find them.
-const STANDBY_TABLE: u32 = 5253;
-/// Seconds for which anchor and IPv6 routes last unless they are renewed.
+/// Seconds for which addresses of vipshield's own and IPv6 routes last unless they are renewed.
 const LIFETIME: u32 = 4;
-/// Seconds for which a stand-in lasts at the most.
-const STAND_IN_LIFETIME: u32 = 60;
 
 /// Something of the carry could not be put in force or taken back.
 #[derive(Debug, Error)]
@@ -147,8 +141,7 @@ impl Carrier {
     async fn set(&self, object: &Object, add: bool) -> Result<(), rtnetlink::Error> {
         match (object, add) {
             (Object::Own(nic, own), true) => {
-                let lifetime = if *own == STAND_IN { STAND_IN_LIFETIME } else { LIFETIME };
-                own::add(&self.handle, *nic, *own, lifetime).replace().execute().await
+                own::add(&self.handle, *nic, *own, LIFETIME).replace().execute().await
             }
             (Object::Own(nic, own), false) => {
                 let message = own::removal(&self.handle, *nic, *own);
@@ -218,7 +211,7 @@ impl Carrier {
         Ok(())
     }
 
-    /// Puts the stand-in on a NIC, or takes it off.
+    /// Puts the stand-in on a NIC for a lifetime, or for another one, or takes it off.
     pub async fn stand_in(&self, nic: u32, wanted: bool) -> Result<(), CarryError> {
         let object = Object::Own(nic, STAND_IN);
         let result = self.set(&object, wanted).await;

@@ -9,6 +9,7 @@ mod own;
 mod replay;
 mod route;
 mod rule;
+mod sourced;
 mod switch;
 mod unix;
 mod vip;
@@ -19,7 +20,7 @@ pub use self::{
     clsact::ClsactError,
     groups::{GroupError, Groups},
     monitor::{Monitor, MonitorError, Read},
-    own::{ANCHOR, OWN, STAND_IN},
+    own::{ANCHOR, EARLY_ANCHOR, OWN, STAND_IN},
     replay::{Replay, ReplayError},
     switch::{Service, SwitchError, service},
     unix::{NamedSocket, named},

@@ -5,14 +5,15 @@
 //! is answered with a new snapshot.
 
 use std::{
+    collections::BTreeSet,
     io,
     net::IpAddr,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd},
 };
 
 use bytes::BytesMut;
-use futures_util::TryStreamExt as _;
-use log::{debug, warn};
+use futures_util::{TryStreamExt as _, future::join_all};
+use log::{debug, info, warn};
 use netlink_packet_core::{NLM_F_REPLACE, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
@@ -25,7 +26,10 @@ use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 
-use super::{route, rule};
+use super::{
+    route, rule,
+    sourced::{Sourced, destination},
+};
 use crate::{
     engine::{Address, Event, Intent, Link},
     watch::watch,
@@ -65,6 +69,15 @@ pub enum MonitorError {
         #[source]
         source: rtnetlink::Error,
     },
+    /// A route could not be put back.
+    #[error("the route to {to}, which the kernel has dropped with its source, cannot be put back")]
+    Restore {
+        /// Where it leads.
+        to: String,
+        /// Why.
+        #[source]
+        source: rtnetlink::Error,
+    },
 }
 
 /// See the [module](self).
@@ -72,6 +85,8 @@ pub struct Monitor {
     socket: AsyncFd<Socket>,
     handle: Handle,
     buffer: BytesMut,
+    /// What may have to be put back.
+    sourced: Sourced,
     /// Events were lost, and the socket has not been read empty since.
     lossy: bool,
 }
@@ -115,12 +130,13 @@ impl Monitor {
             socket: watch(socket)?,
             handle,
             buffer: BytesMut::with_capacity(MESSAGE_BUFFER),
+            sourced: Sourced::default(),
             lossy: false,
         })
     }
 
     /// All links, addresses, routes of the main table and rules of others as they are now.
-    pub async fn snapshot(&self) -> Result<Event, MonitorError> {
+    pub async fn snapshot(&mut self) -> Result<Event, MonitorError> {
         let links: Vec<LinkMessage> = self
             .handle
             .link()
@@ -143,6 +159,7 @@ impl Monitor {
         let rules = rule::all_rules(&self.handle)
             .await
             .map_err(|source| MonitorError::Dump { what: "rules", source })?;
+        self.sourced.list(&routes);
         Ok(Event::Snapshot {
             links: links.iter().filter_map(link).collect(),
             addresses: addresses.iter().filter_map(address).collect(),
@@ -164,12 +181,12 @@ impl Monitor {
         for _ in 0..BATCH {
             self.buffer.clear();
             match self.socket.get_ref().recv(&mut self.buffer, 0) {
-                Ok(_) if self.lossy => decode(&self.buffer, &mut |event| {
+                Ok(_) if self.lossy => decode(&self.buffer, &mut self.sourced, &mut |event| {
                     if matches!(event, Event::Intent { .. }) {
                         sink(event);
                     }
                 }),
-                Ok(_) => decode(&self.buffer, &mut sink),
+                Ok(_) => decode(&self.buffer, &mut self.sourced, &mut sink),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     guard.clear_ready();
                     let lost = std::mem::take(&mut self.lossy);
@@ -186,6 +203,35 @@ impl Monitor {
         // The socket stays ready: what is left comes with the next read, after what is due.
         Ok(if self.lossy { Read::Losing } else { Read::Complete })
     }
+
+    /// Puts routes back as they were that have this source, but through these interfaces, where they are not
+    /// there.
+    pub async fn restore_routes(
+        &self,
+        source: IpAddr,
+        except: &BTreeSet<u32>,
+    ) -> Result<(), MonitorError> {
+        let routes = self.sourced.from(source, except);
+        // Requests of one socket are served in order: all are under way at once.
+        let asked = routes.into_iter().map(|route| async {
+            let to = destination(&route);
+            match self.handle.route().add(route).execute().await {
+                Err(rtnetlink::Error::NetlinkError(error)) if -error.raw_code() == libc::EEXIST => {
+                    Ok(0)
+                }
+                Err(source) => Err(MonitorError::Restore { to, source }),
+                Ok(()) => Ok(1),
+            }
+        });
+        let restored: Result<usize, _> = join_all(asked).await.into_iter().sum();
+        let restored = restored?;
+        if restored > 0 {
+            info!(
+                "{restored} routes with the source {source} are back: the kernel had dropped them with it"
+            );
+        }
+        Ok(())
+    }
 }
 
 impl AsFd for Monitor {
@@ -195,7 +241,7 @@ impl AsFd for Monitor {
 }
 
 /// Decodes the messages of one datagram.
-fn decode(mut bytes: &[u8], sink: &mut impl FnMut(Event)) {
+fn decode(mut bytes: &[u8], sourced: &mut Sourced, sink: &mut impl FnMut(Event)) {
     while !bytes.is_empty() {
         let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) {
             Ok(message) => message,
@@ -209,7 +255,8 @@ fn decode(mut bytes: &[u8], sink: &mut impl FnMut(Event)) {
         let sequence = message.header.sequence_number;
         let replaces = message.header.flags & NLM_F_REPLACE != 0;
         if let NetlinkPayload::InnerMessage(inner) = message.payload
-            && let Some(event) = event(inner, requester, replaces)
+            && let Some(event) =
+                event(remembered(inner, sourced, requester, replaces), requester, replaces)
         {
             let mut events = [intent(&event, sequence), Some(event)];
             // Who wants an address is known before it is there, and as long as it is there.
@@ -223,6 +270,26 @@ fn decode(mut bytes: &[u8], sink: &mut impl FnMut(Event)) {
         }
         bytes = bytes.get(length..).unwrap_or_default();
     }
+}
+
+/// The same, once it is known what of it may have to be put back.
+fn remembered(
+    message: RouteNetlinkMessage,
+    sourced: &mut Sourced,
+    requester: u32,
+    replaces: bool,
+) -> RouteNetlinkMessage {
+    match &message {
+        RouteNetlinkMessage::NewRoute(route) => sourced.see(route, replaces),
+        RouteNetlinkMessage::DelRoute(route) => sourced.gone(route, requester),
+        RouteNetlinkMessage::NewAddress(it) | RouteNetlinkMessage::DelAddress(it) => {
+            if let Some((_, address)) = address(it) {
+                sourced.moved(address.ip, matches!(message, RouteNetlinkMessage::NewAddress(_)));
+            }
+        }
+        _ => {}
+    }
+    message
 }
 
 /// What an address that came or went says about who asked for it. The kernel itself asks for
@@ -336,7 +403,7 @@ mod tests {
         let mut bytes = vec![0; message.buffer_len()];
         message.serialize(&mut bytes);
         let mut events = Vec::new();
-        decode(&bytes, &mut |event| events.push(event));
+        decode(&bytes, &mut Sourced::default(), &mut |event| events.push(event));
         assert!(events.len() < 2, "{events:?}");
         events.pop()
     }

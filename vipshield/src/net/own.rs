@@ -1,7 +1,11 @@
-//! Addresses of vipshield's own on a NIC: IPv4, link-local, of link scope, and with a lifetime.
+//! Addresses of vipshield's own on a NIC: IPv4, link-local, and with a lifetime.
 //!
-//! Kube-OVN leaves link-local addresses where they are, and nobody chooses one of link scope as the
-//! source of a packet that goes further. Should vipshield die, they end by themselves.
+//! Kube-OVN leaves link-local addresses where they are. Should vipshield die, they end by themselves.
+//!
+//! The kernel orders the addresses of an interface by scope, widest last, and else as they came
+//! (`__inet_insert_ifa` in `net/ipv4/devinet.c`), and many take the first for the node's. While the NIC's own
+//! are on their way vipshield's is of link scope: nobody chooses one as the source of a packet that goes
+//! further. While they are there it has theirs, and comes after them.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -10,12 +14,14 @@ use netlink_packet_route::address::{
 };
 use rtnetlink::{AddressAddRequest, Handle};
 
-/// Keeps the routes through a NIC alive while they are carried.
+/// Keeps the routes through a NIC alive while its addresses are on their way.
 pub const ANCHOR: Ipv4Addr = Ipv4Addr::new(169, 254, 52, 52);
+/// The same on a NIC that has them still: it is the last.
+pub const EARLY_ANCHOR: Ipv4Addr = Ipv4Addr::new(169, 254, 52, 54);
 /// Stands in for the address of a NIC that is a port while a daemon may start, so that it finds one.
 pub const STAND_IN: Ipv4Addr = Ipv4Addr::new(169, 254, 52, 53);
 /// All of them.
-pub const OWN: [Ipv4Addr; 2] = [ANCHOR, STAND_IN];
+pub const OWN: [Ipv4Addr; 3] = [ANCHOR, STAND_IN, EARLY_ANCHOR];
 /// The length of their prefix.
 pub(super) const LENGTH: u8 = 32;
 
@@ -23,7 +29,9 @@ pub(super) const LENGTH: u8 = 32;
 pub(super) fn add(handle: &Handle, nic: u32, own: Ipv4Addr, lifetime: u32) -> AddressAddRequest {
     let mut request = handle.address().add(nic, IpAddr::V4(own), LENGTH);
     let message = request.message_mut();
-    message.header.scope = AddressScope::Link;
+    if own != EARLY_ANCHOR {
+        message.header.scope = AddressScope::Link;
+    }
     message.attributes.push(lasting(lifetime));
     request
 }
@@ -34,14 +42,17 @@ pub(super) fn removal(handle: &Handle, nic: u32, own: Ipv4Addr) -> AddressMessag
 }
 
 /// The request that adds any address for a moment: without a route to its subnet, and with an end
-/// should nobody delete it.
+/// should nobody delete it. An IPv6 one is not checked for duplicates first: what was never checked to its
+/// end nobody is told of, and keepalived pays no heed to its removal (since 2.3.3).
 pub(super) fn flash(handle: &Handle, nic: u32, ip: IpAddr, length: u8) -> AddressAddRequest {
     let mut request = handle.address().add(nic, ip, length);
     let message = request.message_mut();
     if matches!(ip, IpAddr::V4(ip) if ip.is_link_local()) {
         message.header.scope = AddressScope::Link;
     }
-    message.attributes.push(AddressAttribute::Flags(AddressFlags::Noprefixroute));
+    let mut flags = AddressFlags::Noprefixroute;
+    flags.set(AddressFlags::Nodad, ip.is_ipv6());
+    message.attributes.push(AddressAttribute::Flags(flags));
     message.attributes.push(lasting(1));
     request
 }

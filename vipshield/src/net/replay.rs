@@ -75,8 +75,8 @@ impl Replay {
     }
 
     /// Makes the kernel announce that `address` left the interface. An address that the interface
-    /// has is left alone.
-    pub async fn removal(&self, ifindex: u32, address: Address) -> Result<(), ReplayError> {
+    /// has is left alone. Returns whether it was announced.
+    pub async fn removal(&self, ifindex: u32, address: Address) -> Result<bool, ReplayError> {
         flash(&self.heard, ifindex, address).await
     }
 
@@ -104,7 +104,7 @@ impl Replay {
     async fn announce(&self, ifindex: u32, address: Address) -> Result<(), ReplayError> {
         let failed = |source| ReplayError::Add { ifindex, address, source };
         let Some(there) = find(&self.other, ifindex, address).await.map_err(failed)? else {
-            return flash(&self.other, ifindex, address).await;
+            return flash(&self.other, ifindex, address).await.map(drop);
         };
         // Replaced by itself, lifetimes and all, it is announced, and nothing changes.
         let mut add = self.other.address().add(ifindex, address.ip, address.prefix_len).replace();
@@ -129,8 +129,8 @@ async fn find(
     Ok(None)
 }
 
-/// Adds an address and deletes it. One that is there, with this prefix length, stays.
-async fn flash(handle: &Handle, ifindex: u32, address: Address) -> Result<(), ReplayError> {
+/// Adds an address and deletes it. One that is there, with this prefix length, stays; then it is false.
+async fn flash(handle: &Handle, ifindex: u32, address: Address) -> Result<bool, ReplayError> {
     let mut add = own::flash(handle, ifindex, address.ip, address.prefix_len);
     let mut message = add.message_mut().clone();
     message.attributes.retain(|attribute| {
@@ -140,10 +140,11 @@ async fn flash(handle: &Handle, ifindex: u32, address: Address) -> Result<(), Re
         // It came back unseen: the kernel keeps silent about an IPv6 address until duplicate
         // address detection is done with it. There is nothing to tell.
         Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code() == -libc::EEXIST => {
-            return Ok(());
+            return Ok(false);
         }
         added => added.map_err(|source| ReplayError::Add { ifindex, address, source })?,
     }
     let deleted = handle.address().del(message).execute().await;
-    deleted.map_err(|source| ReplayError::Delete { ifindex, address, source })
+    deleted.map_err(|source| ReplayError::Delete { ifindex, address, source })?;
+    Ok(true)
 }

@@ -44,13 +44,13 @@ pub enum ClientError {
 }
 
 /// Asks the vipshield that listens on `path`.
-pub fn ask(path: &Path, request: Request) -> Result<Answer, ClientError> {
+pub fn ask(path: &Path, request: &Request) -> Result<Answer, ClientError> {
     let unreachable = |source| ClientError::Unreachable { path: path.to_owned(), source };
     let strange = |source| ClientError::Answer { path: path.to_owned(), source };
     let mut stream = UnixStream::connect(path).map_err(unreachable)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(unreachable)?;
     stream.set_write_timeout(Some(PATIENCE)).map_err(unreachable)?;
-    let mut line = serde_json::to_vec(&request).map_err(strange)?;
+    let mut line = serde_json::to_vec(request).map_err(strange)?;
     line.push(b'\n');
     stream.write_all(&line).map_err(unreachable)?;
     let mut answer = String::new();

@@ -12,19 +12,31 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     client::{ClientError, ask},
-    server::{Server, ServerError},
-    text::{events_text, status_text},
+    server::{Asked, Server, ServerError},
+    text::{brief_text, events_text, status_text},
 };
-use crate::engine::{ClaimStatus, DaemonStatus, Health, NicStatus, Notice, RouterStatus};
+use crate::engine::{
+    ClaimStatus, DaemonStatus, Health, NicStatus, Notice, RouterStatus, VipStatus,
+};
 
 /// A question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// How are things?
     Status,
     /// What happened lately?
     Events,
+    /// May another vipshield take over? See [`succession`](crate::succession).
+    HandOver {
+        /// Which one it is, of several that start again by themselves.
+        #[serde(default)]
+        instance: Option<String>,
+    },
+    /// What was seen and done in the last minutes?
+    Record,
+    /// Take the configuration file anew.
+    Reload,
 }
 
 /// The state of a running vipshield.
@@ -55,13 +67,31 @@ pub struct Status {
     /// Who claims the addresses of those that this node takes part in.
     #[serde(default)]
     pub claims: Vec<ClaimStatus>,
+    /// What daemons have, or had lately.
+    #[serde(default)]
+    pub vips: Vec<VipStatus>,
+    /// For how long the loop was away.
+    #[serde(default)]
+    pub absence: Absence,
     /// Event counters since start.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// For how long one turn of the loop took at the most, in microseconds: what was seen meanwhile had to wait.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Absence {
+    /// At any time.
+    pub longest_us: u64,
+    /// While a NIC was in transition.
+    pub in_transition_us: u64,
 }
 
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PastEvent {
+    /// How many there were up to this one since vipshield started.
+    #[serde(default)]
+    pub number: u64,
     /// How long ago, in milliseconds.
     pub ago_ms: u64,
     /// What.
@@ -77,7 +107,17 @@ pub enum Answer {
     Status(Box<Status>),
     /// To [`Request::Events`], oldest first.
     Events(Vec<PastEvent>),
-    /// To anything that is not a request.
+    /// To [`Request::Record`].
+    Recording {
+        /// The recording, as it is in a file.
+        recording: String,
+    },
+    /// To [`Request::Reload`].
+    Reloaded {
+        /// What is so now.
+        reloaded: String,
+    },
+    /// To anything that is not a request, or cannot be done.
     Refused {
         /// Why.
         error: String,

@@ -3,7 +3,10 @@
 use std::{
     fs::{self, File},
     io,
-    os::unix::{fs::FileTypeExt as _, net::UnixStream as StdUnixStream},
+    os::unix::{
+        fs::FileTypeExt as _,
+        net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream},
+    },
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -20,6 +23,7 @@ use tokio::{
 };
 
 use super::{Answer, Request};
+use crate::{daemons::Privilege, succession::Successor};
 
 /// Longest request, in bytes.
 const MAX_REQUEST: u64 = 4096;
@@ -49,13 +53,47 @@ pub enum ServerError {
     },
 }
 
-/// A request, and where its answer goes.
-pub(super) type Asked = (Request, oneshot::Sender<Answer>);
+/// What a client wants.
+#[derive(Debug)]
+pub enum Asked {
+    /// An answer.
+    Question(Request, oneshot::Sender<Answer>),
+    /// To take over.
+    HandOver(Successor),
+}
 
 /// The control socket; its file is removed when this is dropped.
 pub struct Server {
     path: PathBuf,
+    /// Where it listens until it [steps in](Self::step_in).
+    aside: Option<PathBuf>,
+    /// Its file is another vipshield's by now.
+    left: bool,
+    sender: mpsc::Sender<Asked>,
     requests: mpsc::Receiver<Asked>,
+}
+
+/// Who may ask what.
+#[derive(Clone)]
+enum Access {
+    /// The file's mode says who reaches the socket: he may ask everything.
+    File,
+    /// Everybody reaches it: who may change this network anyway may ask to take over.
+    Takeover(Privilege),
+}
+
+impl Access {
+    fn allows(&self, request: &Request, stream: &UnixStream) -> bool {
+        match self {
+            Self::File => true,
+            Self::Takeover(privilege) => {
+                let peer = stream.peer_cred().ok();
+                let process = peer.and_then(|peer| peer.pid()).and_then(|pid| pid.try_into().ok());
+                matches!(request, Request::HandOver { .. })
+                    && process.is_some_and(|process| privilege.is_seen_to_have(process))
+            }
+        }
+    }
 }
 
 impl Server {
@@ -76,13 +114,54 @@ impl Server {
             }
             Err(_) => {}
         }
-        // The mode must be right from the first moment, not after a chmod.
-        let before = umask(Mode::S_IRWXG | Mode::S_IRWXO | Mode::S_IXUSR);
-        let listener = UnixListener::bind(path);
-        umask(before);
-        let (sender, requests) = mpsc::channel(QUEUE);
-        tokio::spawn(accept(listener.map_err(failed)?, sender));
-        Ok(Self { path: path.to_owned(), requests })
+        let (sender, requests) = listen(path).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), aside: None, left: false, sender, requests })
+    }
+
+    /// Listens beside the vipshield that has `path`, and takes its place with [`Self::step_in`]. Where nobody
+    /// has it, as in another pod's file system, it is this one's at once.
+    pub fn stand_by(path: &Path) -> Result<Self, ServerError> {
+        match Self::open(path) {
+            Err(ServerError::Occupied(_)) => {}
+            opened => return opened,
+        }
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}", std::process::id()));
+        let aside = PathBuf::from(name);
+        let failed = |source| ServerError::Socket { path: aside.clone(), source };
+        // What one that was killed with this process id may have left.
+        if let Err(error) = fs::remove_file(&aside)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(failed(error));
+        }
+        let (sender, requests) = listen(&aside).map_err(failed)?;
+        Ok(Self { path: path.to_owned(), aside: Some(aside), left: false, sender, requests })
+    }
+
+    /// Who may take over is heard here too: it may see another file system, as in another container.
+    pub fn hear_successors(
+        &self,
+        listener: StdUnixListener,
+        privilege: Privilege,
+    ) -> io::Result<()> {
+        let listener = UnixListener::from_std(listener)?;
+        tokio::spawn(accept(listener, self.sender.clone(), Access::Takeover(privilege)));
+        Ok(())
+    }
+
+    /// From now on it is this one that is asked; at no time nobody is.
+    pub fn step_in(&mut self) -> Result<(), ServerError> {
+        let Some(aside) = &self.aside else { return Ok(()) };
+        let failed = |source| ServerError::Socket { path: self.path.clone(), source };
+        fs::rename(aside, &self.path).map_err(failed)?;
+        self.aside = None;
+        Ok(())
+    }
+
+    /// The file is another vipshield's.
+    pub const fn leave(&mut self) {
+        self.left = true;
     }
 
     /// The next request. Cancel safe.
@@ -93,13 +172,26 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.path) {
-            debug!("removing {}: {error}", self.path.display());
+        let path = self.aside.as_ref().unwrap_or(&self.path);
+        if !self.left
+            && let Err(error) = fs::remove_file(path)
+        {
+            debug!("removing {}: {error}", path.display());
         }
     }
 }
 
-async fn accept(listener: UnixListener, sender: mpsc::Sender<Asked>) {
+/// The mode is right from the first moment, not after a chmod.
+fn listen(path: &Path) -> io::Result<(mpsc::Sender<Asked>, mpsc::Receiver<Asked>)> {
+    let before = umask(Mode::S_IRWXG | Mode::S_IRWXO | Mode::S_IXUSR);
+    let listener = UnixListener::bind(path);
+    umask(before);
+    let (sender, requests) = mpsc::channel(QUEUE);
+    tokio::spawn(accept(listener?, sender.clone(), Access::File));
+    Ok((sender, requests))
+}
+
+async fn accept(listener: UnixListener, sender: mpsc::Sender<Asked>, access: Access) {
     let places = Arc::new(Semaphore::new(CLIENTS));
     let mut spare = None;
     loop {
@@ -113,10 +205,10 @@ async fn accept(listener: UnixListener, sender: mpsc::Sender<Asked>) {
         }
         match accepted {
             Ok((stream, _)) => {
-                let sender = sender.clone();
+                let (sender, access) = (sender.clone(), access.clone());
                 tokio::spawn(async move {
                     let _place = place;
-                    match timeout(PATIENCE, serve(stream, sender)).await {
+                    match timeout(PATIENCE, serve(stream, sender, access)).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => debug!("a client of the control socket: {error}"),
                         Err(_) => debug!("a client of the control socket was too slow"),
@@ -139,14 +231,28 @@ fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
-async fn serve(stream: UnixStream, sender: mpsc::Sender<Asked>) -> io::Result<()> {
-    let (reader, mut writer) = stream.into_split();
+async fn serve(
+    mut stream: UnixStream,
+    sender: mpsc::Sender<Asked>,
+    access: Access,
+) -> io::Result<()> {
     let mut line = String::new();
-    BufReader::new(reader.take(MAX_REQUEST)).read_line(&mut line).await?;
+    // A client says one line, and waits: nothing is read ahead.
+    BufReader::new((&mut stream).take(MAX_REQUEST)).read_line(&mut line).await?;
     let answer = match serde_json::from_str(&line) {
+        Ok(request) if !access.allows(&request, &stream) => {
+            Answer::Refused { error: "who asks may not change this network".to_owned() }
+        }
+        Ok(Request::HandOver { instance }) => {
+            match sender.send(Asked::HandOver(Successor::new(stream, instance))).await {
+                Ok(()) => return Ok(()),
+                // It is dropped with the stream, and the client sees the end of that.
+                Err(_) => return Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        }
         Ok(request) => {
             let (back, answer) = oneshot::channel();
-            match sender.send((request, back)).await {
+            match sender.send(Asked::Question(request, back)).await {
                 Ok(()) => answer.await.unwrap_or_else(|_| ending()),
                 Err(_) => ending(),
             }
@@ -155,7 +261,7 @@ async fn serve(stream: UnixStream, sender: mpsc::Sender<Asked>) -> io::Result<()
     };
     let mut bytes = serde_json::to_vec(&answer)?;
     bytes.push(b'\n');
-    writer.write_all(&bytes).await
+    stream.write_all(&bytes).await
 }
 
 fn ending() -> Answer {
@@ -164,6 +270,8 @@ fn ending() -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::os::{linux::net::SocketAddrExt as _, unix::net::SocketAddr};
+
     use super::*;
 
     #[tokio::test]
@@ -181,5 +289,23 @@ mod tests {
         assert!(matches!(Server::open(&path), Err(ServerError::Occupied(_))));
         drop(server);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn by_the_name_nobody_is_told_anything() {
+        let name = format!("vipshield-server-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let listener = StdUnixListener::bind_addr(&address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let path = std::env::temp_dir().join(format!("{name}.sock"));
+        let server = Server::open(&path).unwrap();
+        server.hear_successors(listener, Privilege::here().unwrap()).unwrap();
+        let stream = StdUnixStream::connect_addr(&address).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut stream = UnixStream::from_std(stream).unwrap();
+        stream.write_all(b"{\"request\":\"status\"}\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.contains("may not change this network"), "{answer}");
     }
 }

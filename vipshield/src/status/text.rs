@@ -1,6 +1,11 @@
 //! Answers for people.
 
-use std::fmt::Write as _;
+use std::{
+    fmt::Write as _,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use humantime::format_rfc3339_millis;
 
 use super::{PastEvent, Status};
 use crate::engine::{ClaimantStatus, Family, Filter, Health, Role, RouterStatus, Weight};
@@ -96,6 +101,15 @@ pub fn status_text(status: &Status) -> String {
     text
 }
 
+/// How it is, in one line.
+#[must_use]
+pub fn brief_text(status: &Status) -> String {
+    match &status.health {
+        Health::Degraded { reasons } => format!("{}: {}\n", status.health, reasons.join("; ")),
+        Health::Healthy | Health::Idle => format!("{}\n", status.health),
+    }
+}
+
 /// A virtual router in a line.
 fn router_line(router: &RouterStatus) -> String {
     let family = match router.family {
@@ -133,9 +147,9 @@ fn claimant(claimant: &ClaimantStatus) -> String {
     format!("{}{own} {} ago", claimant.mac, duration(claimant.last_seen_ms))
 }
 
-/// Events, one a line, oldest first.
+/// Events, one a line, oldest first, with their times in UTC.
 #[must_use]
-pub fn events_text(events: &[PastEvent]) -> String {
+pub fn events_text(events: &[PastEvent], now: SystemTime) -> String {
     let mut text = String::new();
     for event in events {
         let mark = match event.notice.weight {
@@ -143,7 +157,8 @@ pub fn events_text(events: &[PastEvent]) -> String {
             Weight::Info => '-',
             Weight::Warning => '!',
         };
-        let _ = writeln!(text, "{:>9} ago {mark} {}", duration(event.ago_ms), event.notice);
+        let at = now.checked_sub(Duration::from_millis(event.ago_ms)).unwrap_or(UNIX_EPOCH);
+        let _ = writeln!(text, "{} {mark} {}", format_rfc3339_millis(at), event.notice);
     }
     text
 }
@@ -160,7 +175,27 @@ fn duration(ms: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::duration;
+    use super::*;
+    use crate::{engine::Notice, metrics::sample};
+
+    #[test]
+    fn an_event_has_its_time() {
+        let notice = Notice {
+            weight: Weight::Warning,
+            nic: Some("ens192".to_owned()),
+            text: "is gone".to_owned(),
+        };
+        let now = UNIX_EPOCH + Duration::from_hours(24);
+        let text = events_text(&[PastEvent { number: 1, ago_ms: 1_500, notice }], now);
+        assert_eq!(text, "1970-01-01T23:59:58.500Z ! ens192: is gone\n");
+    }
+
+    #[test]
+    fn how_it_is_fits_a_line() {
+        assert_eq!(brief_text(&sample()), "degraded: the first\n");
+        let healthy = Status { health: Health::Healthy, ..sample() };
+        assert_eq!(brief_text(&healthy), "healthy\n");
+    }
 
     #[test]
     fn durations_are_short() {

@@ -10,7 +10,7 @@ use std::{
 use libtest_mimic::Failed;
 use vipshield::{
     engine::{Carried, Detour, Detours, Family, Place, Plan, Route},
-    net::{ANCHOR, Carrier, SPARE_TABLE},
+    net::{ANCHOR, Carrier, EARLY_ANCHOR, SPARE_TABLE},
 };
 
 use super::{
@@ -100,7 +100,7 @@ fn plan() -> Result<Plan, Failed> {
             .map(|ip| ip.parse())
             .collect::<Result<_, _>>()?,
         routes: BTreeSet::from([with_source, with_mtu, v6, v6_default]),
-        in_use: true,
+        ahead: false,
     })
 }
 
@@ -108,13 +108,9 @@ fn plan() -> Result<Plan, Failed> {
 fn detours(plans: &[&Plan]) -> Detours {
     let place = Place { priority: 32_765, turn: 0 };
     let of_family = |family| {
-        let lengths = |in_use| -> BTreeSet<u8> {
-            let plans = plans.iter().filter(|plan| plan.in_use == in_use);
-            let routes = plans.flat_map(|plan| &plan.routes);
-            let routes = routes.filter(|route| Family::of(route.destination) == family);
-            routes.map(|route| route.prefix_len).collect()
-        };
-        (family, Detour { place, in_use: lengths(true), standby: lengths(false) })
+        let routes = plans.iter().flat_map(|plan| &plan.routes);
+        let routes = routes.filter(|route| Family::of(route.destination) == family);
+        (family, Detour { place, lengths: routes.map(|route| route.prefix_len).collect() })
     };
     Family::ALL.map(of_family).into()
 }
@@ -142,58 +138,6 @@ fn furnish(stage: &Stage) -> Result<(), Failed> {
         ip(arguments)?;
     }
     Ok(())
-}
-
-/// A bridge has the node's address, and its NIC stands by: nothing changes before the bridge's routes are
-/// gone, and then the NIC is the way, without anybody having done anything.
-pub(crate) fn stands_by() -> Result<(), Failed> {
-    let stage = Stage::new()?;
-    stage.set_up("lo", true)?;
-    stage.add_bridge("br0")?;
-    stage.set_up("br0", true)?;
-    // The loopback interface, the two of the stage, and the bridge.
-    stage.wait_for_carriers(4)?;
-    for arguments in [
-        "route add 192.0.2.50 dev peer",
-        // Without a priority of its own: right before the main table's.
-        "rule add to 203.0.113.200 lookup 77",
-        "route add 203.0.113.200 dev peer table 77",
-    ] {
-        ip(arguments)?;
-    }
-    // The connected routes come and go with the addresses.
-    let bridged = [
-        "addr VERB 192.0.2.11/24 dev br0",
-        "-6 addr VERB 2001:db8::11/64 dev br0 nodad",
-        "route VERB default via 192.0.2.100 dev br0",
-        "-6 route VERB default via 2001:db8::100 dev br0",
-    ];
-    let come = || bridged.iter().try_for_each(|it| ip(&it.replace("VERB", "add")));
-    let go = || bridged.iter().rev().try_for_each(|it| ip(&it.replace("VERB", "del")));
-    come()?;
-    go()?;
-    let (before, nic) = (objects()?, stage.index("nic")?);
-    come()?;
-    let (standby, none) = (Plan { in_use: false, ..plan()? }, Plan::default());
-    let carrier = Carrier::new(stage.handle());
-    let change = |old: &Plan, new: &Plan| change(&stage, nic, std::slice::from_ref(old), new);
-    change(&none, &standby)?;
-    let ways = |by: &str| {
-        stage.block_on(carrier.renew(nic, &standby))?;
-        for to in ["192.0.2.77", "203.0.113.9", "2001:db8::77", "2001:db8:1::9"] {
-            let found = way(to)?;
-            check(found == by, format!("{to} goes to {found}, not {by}"))?;
-        }
-        check(way("192.0.2.50")? == "peer", "a host route of others wins")?;
-        check(way("203.0.113.200")? == "peer", "and so does a rule of others")
-    };
-    ways("br0")?;
-    go()?;
-    ways("nic")?;
-    check(way("192.0.2.11")? == "local", "the node's address is delivered")?;
-    change(&standby, &none)?;
-    let after = objects()?;
-    check(after == before, format!("something is left:\n{after}\ninstead of\n{before}"))
 }
 
 /// The node stays reachable while its addresses are on no interface, others' routes and rules
@@ -325,8 +269,8 @@ pub(crate) fn found_as_it_is() -> Result<(), Failed> {
     let nic = stage.index("nic")?;
     let carrier = Carrier::new(stage.handle());
     check(stage.block_on(carrier.found())?.is_empty(), "nothing is carried")?;
-    for in_use in [true, false] {
-        let plan = Plan { in_use, ..plan()? };
+    for ahead in [false, true] {
+        let plan = Plan { ahead, ..plan()? };
         change(&stage, nic, &[], &plan)?;
         stage.block_on(carrier.stand_in(nic, true))?;
         let there = objects()?;
@@ -334,7 +278,7 @@ pub(crate) fn found_as_it_is() -> Result<(), Failed> {
         let plans = vec![plan.clone()];
         let expected = BTreeMap::from([(nic, Carried { plans: plans.clone(), stands_in: true })]);
         check(found == expected, format!("found {found:?}, not {expected:?}"))?;
-        // The rule that prepares the namespace is in force: it stays.
+        // The rule that prepares the namespace comes and goes beside them.
         stage.block_on(carrier.prepare())?;
         check(stage.block_on(carrier.sweep(&found))? == 0, "all of it is wanted")?;
         check(objects()? == there, "nothing is gone")?;
@@ -347,6 +291,34 @@ pub(crate) fn found_as_it_is() -> Result<(), Failed> {
         check(objects()? == before, "nothing is left")?;
     }
     Ok(())
+}
+
+/// Whoever takes the first address of a NIC for the node's gets that, until it leaves.
+pub(crate) fn anchored_behind() -> Result<(), Failed> {
+    let stage = Stage::new()?;
+    furnish(&stage)?;
+    let nic = stage.index("nic")?;
+    let addresses = || {
+        let all = said("ip", "-o -4 addr show dev nic")?;
+        let words = all.lines().filter_map(|line| line.split_whitespace().nth(3));
+        Ok::<_, Failed>(words.map(str::to_owned).collect::<Vec<_>>())
+    };
+    let before = addresses()?;
+    let [ahead, under_way] = [true, false].map(|ahead| plan().map(|plan| Plan { ahead, ..plan }));
+    let (ahead, under_way) = (ahead?, under_way?);
+    change(&stage, nic, &[], &ahead)?;
+    let anchor = format!("{EARLY_ANCHOR}/32");
+    let there = addresses()?;
+    check(there == [&before[..], &[anchor]].concat(), format!("behind {before:?}: {there:?}"))?;
+    // With the last of the NIC's own the kernel would flush its routes.
+    for own in &before {
+        ip(&format!("addr del {own} dev nic"))?;
+    }
+    let default = said("ip", "-o -4 route show table main default")?;
+    check(default.contains("dev nic"), "the routes are there still")?;
+    change(&stage, nic, &[ahead], &under_way)?;
+    let there = addresses()?;
+    check(there == [format!("{ANCHOR}/32")], format!("one of link scope instead: {there:?}"))
 }
 
 /// Of two plans that may each be there in part, nothing is left, and what is wanted of them is there.

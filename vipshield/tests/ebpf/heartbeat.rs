@@ -7,7 +7,8 @@ use libtest_mimic::Failed;
 use vipshield::{
     bpf::Pulse,
     driver::work::{Hands, Work},
-    engine::{Action, Config, Engine, Event, Link, OnStop},
+    engine::{Action, Config, Engine, Event, Link, OnStop, OwnRules, record::Clocks},
+    recording::Recorder,
 };
 use vipshield_common::{counters::Counter, guard::STALL_NS};
 
@@ -85,9 +86,9 @@ impl Hands for Frozen<'_> {
         &mut self,
         _: &Engine,
         action: &Action,
-    ) -> Result<Result<(), String>, Failed> {
+    ) -> Result<Result<Option<Event>, String>, Failed> {
         if !matches!(action, Action::Watch { .. }) || self.open.is_some() {
-            return Ok(Ok(()));
+            return Ok(Ok(None));
         }
         check(!removal(self.stage)? || !self.pulse.is_fresh(), "withheld at first")?;
         let frozen = monotonic_ns()?;
@@ -115,13 +116,16 @@ pub(crate) fn not_answered() -> Result<(), Failed> {
     stage.arm(FREE)?;
     let nic = stage.index("nic")?;
     let pulse = stage.programs.keep_heartbeat(now)?;
-    let mut work = Work::new(Engine::new(Config {
+    let config = Config {
         interfaces: vec!["nic".to_owned()],
         deadline: Duration::from_secs(1),
         replay_port: 1,
         own_addresses: Vec::new(),
         on_stop: OnStop::default(),
-    }));
+        rules: OwnRules::default(),
+    };
+    let recorder = Recorder::new(config.clone(), Clocks::default());
+    let mut work = Work::new(Engine::new(config), recorder);
     let link =
         Link { ifindex: nic, name: "nic".to_owned(), up: true, running: true, ..Link::default() };
     let snapshot = Event::Snapshot {

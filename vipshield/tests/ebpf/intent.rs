@@ -206,6 +206,48 @@ pub(crate) fn answered_elsewhere() -> Result<(), Failed> {
     Ok(())
 }
 
+/// Which IPv6 address was granted is told, whoever asked for others in the meantime, and whatever the request
+/// looks like; a request on a socket that is not listened to is no other's.
+pub(crate) fn asked_for() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    let nic = stage.index("nic")?;
+    let (mut command, mut unlistened) = (Command::open()?, Command::open()?);
+    unlistened.sequence = 5000;
+    stage.listen(&command.socket)?;
+    let _monitor = sentry(&mut stage)?;
+    stage.programs.see_requests();
+    let port = daemons::port(&command.socket)?;
+    for number in 0..3 {
+        let vip = |host| Address {
+            ip: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, host, number).into(),
+            prefix_len: 128,
+        };
+        let (error, _) = unlistened.ask_for(nic, vip(1), true, AddressHeaderFlags::Nodad)?;
+        check(error == 0, format!("another one is added: {error}"))?;
+        let (error, _) = command.ask_for(nic, vip(2), true, AddressHeaderFlags::Nodad)?;
+        check(error == 0, format!("the VIP is added: {error}"))?;
+        let (sequence, address) = (command.sequence, vip(2));
+        let intent = Intent { port, sequence, ifindex: nic, address, wanted: true, refused: false };
+        let seen = reports(&mut stage)?;
+        check(seen == [Event::Intent { intent }], format!("{seen:?}"))?;
+    }
+    // A request without an address is nobody's word, whatever was asked for before it.
+    unlistened.ask_for(
+        nic,
+        Address { ip: "2001:db8::11".parse()?, prefix_len: 128 },
+        true,
+        AddressHeaderFlags::Nodad,
+    )?;
+    let mut message = AddressMessage::default();
+    message.header.index = nic;
+    message.header.prefix_len = 128;
+    message.header.family = AddressFamily::Inet6;
+    let (error, _) = command.send(RouteNetlinkMessage::NewAddress(message), NLM_F_REQUEST)?;
+    check(error == -libc::EINVAL, format!("a request without an address: {error}"))?;
+    stage.counted(Counter::IntentUnrelated, 1)?;
+    stage.counted(Counter::IntentGranted, 3)
+}
+
 /// Effective, permitted and inheritable capabilities, the lower 32 of each first (`__user_cap_data_struct`).
 type Capabilities = [[u32; 3]; 2];
 

@@ -2,6 +2,7 @@
 //! own carries the guard, the kernel announces real changes, and what arrives is compared with
 //! what should. Every path's counter is asserted.
 
+mod announce;
 mod answer;
 mod carry;
 mod daemon;
@@ -37,9 +38,12 @@ type Case = (&'static str, fn() -> Result<(), Failed>);
 
 const CASES: &[Case] = &[
     ("a removed address is withheld and reported", guard::removed_address),
+    ("with another entry in its table the kernel judges otherwise", guard::another_table),
+    ("what a rule of one's own lets pass is seen, and nothing else", guard::own_rules),
     ("what the daemon removed itself passes", guard::own_removal),
     ("what another process of the daemon removed passes", guard::family_removal),
     ("a removal that is replayed passes", guard::replayed_removal),
+    ("an address that is back, to a daemon that was not told it had left", guard::known_address),
     ("an IPv6 removal that is replayed passes while it is let pass", guard::replayed_ipv6_removal),
     ("an address of another interface passes", guard::other_interface),
     ("a NIC that was taken down stays up to the daemon until it works again", guard::taken_down),
@@ -75,10 +79,10 @@ const CASES: &[Case] = &[
     ("a daemon is told of an address that is elsewhere, and nothing is left", found::introduced),
     ("the table of local addresses is split beforehand", carry::prepared),
     ("a node is carried, and nothing is left of it", carry::carried_and_taken_back),
-    ("what stands by is the way once the bridge's is gone", carry::stands_by),
     ("what is carried ends unless it is renewed", carry::ends_unless_renewed),
     ("what a killed vipshield left is swept", carry::swept),
     ("what another vipshield carries is found as it is", carry::found_as_it_is),
+    ("an anchor that is put on ahead comes last", carry::anchored_behind),
     ("of plans that were carried in part nothing is left", carry::half_carried),
     ("of two NICs each is carried until it is taken back itself", carry::two_nics),
     ("what is carried comes behind all that others' rules say", carry::behind_others),
@@ -108,13 +112,9 @@ const CASES: &[Case] = &[
     ("what is no proper solicitation is not", answer::no_solicitations),
     ("groups of what is answered are held", answer::groups),
     ("what was answered goes on as it came", answer::goes_on),
-    ("a VRRP socket sends multicast through what it is bound to", opening::sends),
-    ("a VRRP socket is bound to what bears its NIC's traffic", opening::bound_by_name),
     ("a VRRP socket that joined elsewhere hears where it is", opening::joined_elsewhere),
-    ("sockets of others are opened as they want", opening::left_alone),
-    ("without a heartbeat, or elsewhere, sockets are opened as they want", opening::fails_open),
+    ("an announcement has the hardware address of the moment", announce::of_this_moment),
     ("after lost events the monitor goes on", monitor::lost_events),
-    ("a tool that starts is a hint", tasks::tools),
     ("tasks are reported by name", tasks::by_name),
 ];
 
@@ -123,6 +123,15 @@ const CASES_WITH_TRACING: &[Case] = &[
     ("a NIC is seen to join before the kernel says so", shunt::joined_unannounced),
     ("a NIC of another namespace is another NIC", shunt::elsewhere),
     ("a NIC is seen to leave before the kernel says so", shunt::cut_unannounced),
+    ("an IPv6 address is known by what was asked for", intent::asked_for),
+];
+
+/// For these the kernel has to let a program on setsockopt(2) ask for the network namespace (Linux 5.15).
+const CASES_WITH_OPENING: &[Case] = &[
+    ("a VRRP socket sends multicast through what it is bound to", opening::sends),
+    ("a VRRP socket is bound to what bears its NIC's traffic", opening::bound_by_name),
+    ("sockets of others are opened as they want", opening::left_alone),
+    ("without a heartbeat, or elsewhere, sockets are opened as they want", opening::fails_open),
 ];
 
 fn main() -> ExitCode {
@@ -136,12 +145,13 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     // Only the superuser may load programs and make namespaces.
     let root = Uid::effective().is_root();
-    let traces = root && can_trace();
-    let hindrance = (!traces).then_some("needs tracing programs");
+    let untraced = (!root || !can_trace()).then_some("needs tracing programs");
+    let unopened = (!root || !can_open()).then_some("needs Linux 5.15");
     let trials = CASES
         .iter()
         .map(|case| (case, None))
-        .chain(CASES_WITH_TRACING.iter().map(|case| (case, hindrance)))
+        .chain(CASES_WITH_TRACING.iter().map(|case| (case, untraced)))
+        .chain(CASES_WITH_OPENING.iter().map(|case| (case, unopened)))
         .map(|((name, case), hindrance)| {
             let trial = Trial::test(*name, *case);
             match hindrance.or((!root).then_some("needs root")) {
@@ -157,6 +167,11 @@ fn main() -> ExitCode {
 fn can_trace() -> bool {
     let bridge = Stage::new().and_then(|stage| stage.add_bridge("br0").map(|()| stage));
     bridge.is_ok_and(|mut stage| stage.programs.see_ports_leave())
+}
+
+/// Whether the kernel takes the program on setsockopt(2).
+fn can_open() -> bool {
+    Stage::new().is_ok_and(|mut stage| stage.programs.try_socket_opening().is_ok())
 }
 
 fn check(condition: bool, what: impl Into<String>) -> Result<(), Failed> {

@@ -31,7 +31,13 @@ use vipshield::{
     engine::{Address, Withheld},
     net::Replay,
 };
-use vipshield_common::{counters::Counter, guard::GuardedSocket};
+use vipshield_common::{
+    counters::Counter,
+    guard::{
+        GuardedSocket,
+        rules::{Entry, RULES, TABLE},
+    },
+};
 
 /// However slow the machine, the kernel has said by then what it has to say.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -97,6 +103,11 @@ fn connect(runtime: &Runtime) -> Result<(Handle, u32), Failed> {
 impl Stage {
     /// Moves this thread to a network namespace of its own; each case has its own thread.
     pub(crate) fn new() -> Result<Self, Failed> {
+        Self::with_rules(&TABLE)
+    }
+
+    /// The same with these rules for the guard.
+    pub(crate) fn with_rules(rules: &[Entry; RULES.len()]) -> Result<Self, Failed> {
         unshare(CloneFlags::CLONE_NEWNET)?;
         let runtime = runtime()?;
         let (other, _) = connect(&runtime)?;
@@ -109,7 +120,7 @@ impl Stage {
         monitor.bind_auto()?;
         let programs = {
             let _inside = runtime.enter();
-            Programs::load(&[])?
+            Programs::load_with(&[], rules)?
         };
         let stage = Self {
             programs,
@@ -193,7 +204,7 @@ impl Stage {
     pub(crate) fn arm(&mut self, withhold: u32) -> Result<(), Failed> {
         let nic = self.index("nic")?;
         self.programs.beat(monotonic_ns()? + u64::try_from(PATIENCE.as_nanos())?)?;
-        self.programs.set_policy(nic, "nic", withhold)?;
+        self.programs.set_policy(nic, "nic", withhold, 0)?;
         let cookie = self.cookie()?;
         let port = daemons::port(self.socket())?;
         let entry = GuardedSocket { port, replay_port: self.replay.port };
@@ -222,7 +233,8 @@ impl Stage {
     /// Has the kernel say again that an address is gone.
     pub(crate) fn replay(&self, name: &str, address: Address) -> Result<(), Failed> {
         let nic = self.index(name)?;
-        Ok(self.block_on(self.replay.removal(nic, address))?)
+        self.block_on(self.replay.removal(nic, address))?;
+        Ok(())
     }
 
     /// Has the kernel say that an address is there, and that vipshield's own are not.

@@ -11,7 +11,7 @@ use std::{
 use libtest_mimic::Failed;
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use vipshield::{
-    daemons::{cgroup, is_member, rebind},
+    daemons::{cgroup, is_member, rebind, usual_groups},
     engine::{Family, Opening},
 };
 use vipshield_common::counters::Counter;
@@ -118,12 +118,15 @@ pub(crate) fn joined_elsewhere() -> Result<(), Failed> {
             )?,
             Family::Ipv6 => receives.join_multicast_v6(&"ff02::12".parse()?, bridge)?,
         }
-        let member = |socket: &Socket| [nic, bridge].map(|on| is_member(socket, family, on));
+        let groups = usual_groups();
+        let group = groups.iter().copied().find(|group| Family::of(*group) == family);
+        let group = group.ok_or("VRRP has a group")?;
+        let member = |socket: &Socket| [nic, bridge].map(|on| is_member(socket, on, group));
         check(member(&receives) == [false, true], "joined on the bridge")?;
         for socket in [&receives, &sends] {
             // Repeated, it changes nothing.
             for from in [&[nic, bridge][..], &[nic]] {
-                rebind(socket, family, from, nic, nic)?;
+                rebind(socket, family, from, nic, nic, &groups)?;
                 check(socket.device_index_v4()?.map(u32::from) == Some(nic), "bound as before")?;
             }
         }

@@ -57,7 +57,7 @@ pub(crate) fn names() -> Result<(), Failed> {
     check(pins.names(&[cookie]) == known, "found when it is gone")?;
     // What the next one knows takes their place.
     stage.arm(FREE)?;
-    stage.programs.set_policy(nic, "other", FREE)?;
+    stage.programs.set_policy(nic, "other", FREE, 0)?;
     pins.keep(&stage.programs);
     let names = pins.names(&[cookie]);
     check(names == BTreeMap::from([(nic, "other".to_owned())]), format!("then {names:?}"))?;
@@ -65,10 +65,10 @@ pub(crate) fn names() -> Result<(), Failed> {
     // Of another layout nothing is taken: these have each other's.
     let directory = bpffs.0.join("vipshield/4026531840");
     let path = |name: &str| directory.join(name);
-    fs::rename(path("NICS_v1"), path("aside"))?;
+    fs::rename(path("NICS_v2"), path("aside"))?;
     check(pins.names(&[cookie]).is_empty(), "without one of the tables, nothing")?;
-    fs::rename(path("SOCKETS_v1"), path("NICS_v1"))?;
-    fs::rename(path("aside"), path("SOCKETS_v1"))?;
+    fs::rename(path("SOCKETS_v2"), path("NICS_v2"))?;
+    fs::rename(path("aside"), path("SOCKETS_v2"))?;
     check(pins.names(&[cookie]).is_empty(), "nor from other tables")?;
     check(pins.remove()?, "there was something")?;
     check(!bpffs.0.join("vipshield").exists(), "nothing stays")?;

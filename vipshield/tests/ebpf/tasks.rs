@@ -1,4 +1,4 @@
-//! What is reported of tasks: daemons, and tools that take and give back NICs.
+//! What is reported of tasks.
 
 use std::{collections::BTreeSet, fs, process::Command};
 
@@ -7,31 +7,6 @@ use vipshield::bpf::{self, Programs};
 use vipshield_common::{counters::Counter, tasks::TaskChange};
 
 use super::{check, namespace};
-
-pub(crate) fn tools() -> Result<(), Failed> {
-    let stage = namespace::runtime()?;
-    let _inside = stage.enter();
-    let mut programs = Programs::load(&[])?;
-    let directory = std::env::temp_dir().join(format!("vst-tool-{}", std::process::id()));
-    fs::create_dir_all(&directory)?;
-    let program = directory.join("ovs-vsctl");
-    fs::copy("/bin/true", &program)?;
-    let ran = Command::new(&program).status();
-    fs::remove_dir_all(&directory)?;
-    check(ran?.success(), "the tool ran")?;
-    let mut seen = Vec::new();
-    stage.block_on(async {
-        let first = async {
-            while seen.is_empty() {
-                programs.tasks.read(|record| seen.extend(change_of("ovs-vsctl", record))).await?;
-            }
-            Ok::<(), Failed>(())
-        };
-        tokio::time::timeout(namespace::PATIENCE, first).await?
-    })?;
-    check(seen.contains(&(TaskChange::Tool as u32)), format!("its start: {seen:?}"))?;
-    check(seen.iter().all(|change| *change == TaskChange::Tool as u32), "and nothing else of it")
-}
 
 /// What a task of this name did. Tracepoints see the whole machine: other tests, other labs.
 fn change_of(name: &str, record: &[u8]) -> Option<u32> {

@@ -1,8 +1,7 @@
-//! Debian's packages: which are to be had, and installing them quietly.
+//! This machine's packages: which are to be had, and installing them quietly.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{self, Command};
+use std::process::Command;
 use std::sync::Once;
 
 use anyhow::{Context as _, Result, bail};
@@ -109,51 +108,6 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
         .context("apt-get could not install what is missing; above is what it says of it")
 }
 
-/// Downloads a package without installing it and unpacks it to `root`, wholly or not at all.
-pub(crate) fn unpack(package: &str, root: &Path) -> Result<()> {
-    // Its own for each process, for two may want the same package at once.
-    let name = format!(".{package}.{}", process::id());
-    let work = root.with_file_name(name);
-    fs::create_dir_all(&work)?;
-    let result = download(package, &work).and_then(|archive| {
-        let unpacked = work.join("root");
-        shell::run(Command::new("dpkg").arg("-x").arg(&archive).arg(&unpacked))?;
-        match fs::rename(&unpacked, root) {
-            Err(_) if root.is_dir() => Ok(()),
-            result => result.with_context(|| root.display().to_string()),
-        }
-    });
-    fs::remove_dir_all(&work)?;
-    result
-}
-
-/// Downloads a package into the directory.
-fn download(package: &str, directory: &Path) -> Result<PathBuf> {
-    let mut get = Command::new("apt-get");
-    shell::output(get.args(["download", "-q", package]).current_dir(directory))
-        .with_context(|| format!("{package} could not be downloaded (network?)"))?;
-    fs::read_dir(directory)?
-        .filter_map(Result::ok)
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .with_context(|| format!("apt-get download {package} left no package"))
-}
-
-/// The names of packages that match the regular expression.
-pub(crate) fn search(pattern: &str) -> Result<Vec<String>> {
-    let found = shell::output(Command::new("apt-cache").args(["search", "--names-only", pattern]))?;
-    Ok(names(&found))
-}
-
-/// `apt-cache search`: lines of `NAME - description`.
-fn names(search: &str) -> Vec<String> {
-    search
-        .lines()
-        .filter_map(|line| line.split_once(" - "))
-        .map(|(name, _)| name.trim().to_owned())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,12 +149,5 @@ gone:
 ";
         let packages = ["keepalived", "gone", "never"];
         assert_eq!(without_candidate(policy, &packages), ["gone", "never"]);
-    }
-
-    #[test]
-    fn names_come_before_the_description() {
-        let found = "linux-image-6.1.0-56-amd64 - Linux 6.1 for 64-bit PCs (signed)\n\
-                     linux-image-6.12-amd64 - Linux for 64-bit PCs (meta-package)\n";
-        assert_eq!(names(found), ["linux-image-6.1.0-56-amd64", "linux-image-6.12-amd64"]);
     }
 }

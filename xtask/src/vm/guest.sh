@@ -13,6 +13,9 @@ ip link set lo up
 # now, before there is any traffic.
 tc qdisc add dev lo clsact
 hostname vipshield-vm
+# In the first 10 s after boot Open vSwitch counts no processors, and an ovs-vswitchd that has a bridge
+# by then sets up no flows.
+until [ "$(cut -d. -f1 /proc/uptime)" -ge 11 ]; do sleep 1; done
 sh /run/vm/command.sh < /dev/null > /dev/hvc0 2>&1
 echo $? > /run/vm/status
 sync

@@ -8,13 +8,13 @@ use netlink_packet_route::{
     rule::{RuleAction, RuleAttribute, RuleMessage},
 };
 
-use super::{PROTOCOL, SPARE_TABLE, STANDBY_TABLE};
+use super::{PROTOCOL, SPARE_TABLE};
 use crate::{
     engine::{Detour, Detours, Family},
     net::{route::RT_TABLE_MAIN, rule::RT_TABLE_LOCAL},
 };
 
-/// Priority of the rule by which the default route stands by: when it is reached, nothing else is left.
+/// Priority of a rule that is reached when nothing else is left.
 const LAST: u32 = u32::MAX;
 
 /// All of them, in the order in which they are to be asked.
@@ -28,38 +28,27 @@ pub(super) fn rules(detours: &Detours) -> Vec<RuleMessage> {
 }
 
 fn family_rules(family: Family, detour: &Detour) -> Vec<RuleMessage> {
-    let Detour { place, in_use, standby } = detour;
+    let Detour { place, lengths } = detour;
+    if lengths.is_empty() {
+        return Vec::new();
+    }
     let priority = place.priority;
-    let mut rules = Vec::new();
+    // Somebody may be about to put the local table behind this place: until that is heard, what is delivered
+    // to this node comes first all the same.
+    let mut rules = vec![rule(family, priority, RT_TABLE_LOCAL.into())];
     // A longer prefix wins.
-    for length in (in_use | standby).into_iter().rev() {
-        if in_use.contains(&length) {
-            rules.push(suppressing(length, rule(family, priority, RT_TABLE_MAIN.into())));
-            rules.extend(way(family, priority, SPARE_TABLE, length));
-        }
-        if standby.contains(&length)
-            && let Some(shorter) = length.checked_sub(1)
-        {
-            rules.push(suppressing(shorter, rule(family, priority, RT_TABLE_MAIN.into())));
-            rules.extend(way(family, priority, STANDBY_TABLE, length));
-        }
-    }
-    if !rules.is_empty() {
-        // Somebody may be about to put the local table behind this place: until that is heard, what is
-        // delivered to this node comes first all the same.
-        rules.insert(0, rule(family, priority, RT_TABLE_LOCAL.into()));
-    }
-    if standby.contains(&0) {
-        rules.push(rule(family, LAST, STANDBY_TABLE));
+    for length in lengths.iter().rev() {
+        rules.push(suppressing(*length, rule(family, priority, RT_TABLE_MAIN.into())));
+        rules.extend(way(family, priority, *length));
     }
     rules
 }
 
-/// A table, for what has a route of this length in it. The default route is one of two halves, so that
+/// The spare table, for what has a route of this length in it. The default route is one of two halves, so that
 /// each of the rules names what no other does.
-fn way(family: Family, priority: u32, table: u32, length: u8) -> Vec<RuleMessage> {
+fn way(family: Family, priority: u32, length: u8) -> Vec<RuleMessage> {
     if let Some(shorter) = length.checked_sub(1) {
-        return vec![suppressing(shorter, rule(family, priority, table))];
+        return vec![suppressing(shorter, rule(family, priority, SPARE_TABLE))];
     }
     let halves: [IpAddr; 2] = match family {
         Family::Ipv4 => [Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(128, 0, 0, 0).into()],
@@ -68,7 +57,7 @@ fn way(family: Family, priority: u32, table: u32, length: u8) -> Vec<RuleMessage
         }
     };
     let half = |to| {
-        let mut rule = rule(family, priority, table);
+        let mut rule = rule(family, priority, SPARE_TABLE);
         rule.header.dst_len = 1;
         rule.attributes.push(RuleAttribute::Destination(to));
         rule
@@ -84,7 +73,7 @@ fn suppressing(length: u8, mut rule: RuleMessage) -> RuleMessage {
 
 /// A rule that changes nothing as long as nothing is carried.
 pub(super) fn idle_rule() -> RuleMessage {
-    rule(Family::Ipv4, LAST, STANDBY_TABLE)
+    rule(Family::Ipv4, LAST, SPARE_TABLE)
 }
 
 fn rule(family: Family, priority: u32, table: u32) -> RuleMessage {
@@ -123,39 +112,31 @@ mod tests {
         shown
     }
 
-    fn rules_for(in_use: &[u8], standby: &[u8]) -> Vec<RuleMessage> {
-        let set = |lengths: &[u8]| lengths.iter().copied().collect::<BTreeSet<u8>>();
+    fn rules_for(lengths: &[u8]) -> Vec<RuleMessage> {
         let place = Place { priority: 7, turn: 0 };
-        let detour = Detour { place, in_use: set(in_use), standby: set(standby) };
-        rules(&Detours::from([(Family::Ipv4, detour)]))
+        let lengths = lengths.iter().copied().collect::<BTreeSet<u8>>();
+        rules(&Detours::from([(Family::Ipv4, Detour { place, lengths })]))
     }
 
     #[test]
     fn the_local_table_comes_first_then_prefixes_from_the_longest_on() {
-        let found: Vec<_> = rules_for(&[0, 24], &[0, 24, 32]).iter().map(shown).collect();
+        let found: Vec<_> = rules_for(&[0, 24]).iter().map(shown).collect();
         let expected = [
             (255, None, 7),
-            (254, Some(31), 7),
-            (STANDBY_TABLE, Some(31), 7),
             (254, Some(24), 7),
             (SPARE_TABLE, Some(23), 7),
-            (254, Some(23), 7),
-            (STANDBY_TABLE, Some(23), 7),
             (254, Some(0), 7),
             // Half of all addresses, and the other half.
             (SPARE_TABLE, None, 7),
             (SPARE_TABLE, None, 7),
-            (STANDBY_TABLE, None, LAST),
         ];
         assert_eq!(found, expected);
-        assert!(rules_for(&[], &[]).is_empty());
-        assert_eq!(rules_for(&[], &[0]).len(), 1, "it changes nothing that is local");
     }
 
     /// The kernel takes what a request to delete does not name for anything.
     #[test]
     fn no_rule_names_less_than_another_that_is_like_it() {
-        let all = rules_for(&[0, 8, 16, 24, 32], &[0, 8, 16, 24, 32]);
+        let all = rules_for(&[0, 8, 16, 24, 32]);
         let names = |one: &RuleMessage, other: &RuleMessage| {
             let free = one.header.dst_len == 0 || one.header.dst_len == other.header.dst_len;
             free && one.attributes.iter().all(|attribute| other.attributes.contains(attribute))

@@ -9,11 +9,11 @@ use futures_util::TryStreamExt as _;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::Handle;
 
-use super::{CarryError, PROTOCOL, SPARE_TABLE, STANDBY_TABLE, objects::Object};
+use super::{CarryError, PROTOCOL, SPARE_TABLE, objects::Object};
 use crate::{
     engine::{Carried, Plan},
     net::{
-        own::{ANCHOR, OWN, STAND_IN},
+        own::{EARLY_ANCHOR, OWN, STAND_IN},
         route,
     },
 };
@@ -55,28 +55,27 @@ pub(super) async fn all(handle: &Handle) -> Result<Vec<Object>, CarryError> {
     Ok(distinct)
 }
 
-/// What these objects carry for which NIC. Of plans that are there in part, the parts.
+/// What these objects carry for which NIC. Of plans that are there in part, the part.
 pub(super) fn carried(objects: &[Object]) -> BTreeMap<u32, Carried> {
-    let mut addresses: BTreeMap<u32, BTreeSet<IpAddr>> = BTreeMap::new();
-    let mut plans: BTreeMap<(u32, bool), Plan> = BTreeMap::new();
+    let mut plans: BTreeMap<u32, Plan> = BTreeMap::new();
     let mut carried: BTreeMap<u32, Carried> = BTreeMap::new();
     for object in objects {
         match object {
             Object::Own(nic, own) => {
                 carried.entry(*nic).or_default().stands_in |= *own == STAND_IN;
+                if *own == EARLY_ANCHOR {
+                    plans.entry(*nic).or_default().ahead = true;
+                }
             }
             Object::Route(message) => {
                 let Some((nic, route)) = route::of_any_table(message) else { continue };
                 match table_of(message) {
-                    SPARE_TABLE | STANDBY_TABLE => {
-                        let in_use = table_of(message) == SPARE_TABLE;
-                        let plan = plans.entry((nic, in_use)).or_default();
-                        plan.in_use = in_use;
-                        plan.routes.insert(route);
+                    SPARE_TABLE => {
+                        plans.entry(nic).or_default().routes.insert(route);
                     }
                     _ => {
                         if let Some((nic, ip)) = delivered(message) {
-                            addresses.entry(nic).or_default().insert(ip);
+                            plans.entry(nic).or_default().addresses.insert(ip);
                         }
                     }
                 }
@@ -85,13 +84,7 @@ pub(super) fn carried(objects: &[Object]) -> BTreeMap<u32, Carried> {
             Object::Rule(_) => {}
         }
     }
-    for nic in addresses.keys() {
-        if !plans.keys().any(|(known, _)| known == nic) {
-            plans.insert((*nic, false), Plan::default());
-        }
-    }
-    for ((nic, _), mut plan) in plans {
-        plan.addresses = addresses.get(&nic).cloned().unwrap_or_default();
+    for (nic, plan) in plans {
         carried.entry(nic).or_default().plans.push(plan);
     }
     carried
@@ -102,8 +95,8 @@ pub(super) fn carried(objects: &[Object]) -> BTreeMap<u32, Carried> {
 pub(super) fn is_part_of(object: &Object, carried: &BTreeMap<u32, Carried>) -> bool {
     let is_carried = |nic: &u32| carried.get(nic).is_some_and(|carried| !carried.plans.is_empty());
     match object {
-        Object::Own(nic, ANCHOR) => is_carried(nic),
-        Object::Own(nic, _) => carried.get(nic).is_some_and(|carried| carried.stands_in),
+        Object::Own(nic, STAND_IN) => carried.get(nic).is_some_and(|carried| carried.stands_in),
+        Object::Own(nic, _) => is_carried(nic),
         Object::Route(message) => interface(message).is_some_and(|nic| is_carried(&nic)),
         Object::Rule(_) => false,
     }

@@ -14,7 +14,7 @@ use netlink_packet_route::{
     rule::{RuleAttribute, RuleMessage},
 };
 
-use super::{ANCHOR, LIFETIME, PROTOCOL, SPARE_TABLE, STANDBY_TABLE};
+use super::{ANCHOR, EARLY_ANCHOR, LIFETIME, PROTOCOL, SPARE_TABLE};
 use crate::{
     engine::{Plan, Route},
     net::{route::plain, rule::RT_TABLE_LOCAL},
@@ -37,17 +37,16 @@ pub(super) fn objects(nic: u32, plan: &Plan) -> Vec<Object> {
         return objects;
     }
     if plan.is_ipv4() {
-        objects.push(Object::Own(nic, ANCHOR));
+        objects.push(Object::Own(nic, if plan.ahead { EARLY_ANCHOR } else { ANCHOR }));
     }
     for address in &plan.addresses {
         objects.push(Object::Route(Box::new(local_route(nic, *address))));
     }
-    let table = if plan.in_use { SPARE_TABLE } else { STANDBY_TABLE };
     // What is on the link comes before what has a gateway there.
     let (on_link, behind): (Vec<&Route>, Vec<&Route>) =
         plan.routes.iter().partition(|route| route.gateway.is_none());
     for route in on_link.iter().chain(&behind) {
-        objects.push(Object::Route(Box::new(spare_route(nic, table, route, &on_link))));
+        objects.push(Object::Route(Box::new(spare_route(nic, route, &on_link))));
     }
     objects
 }
@@ -107,7 +106,7 @@ fn local_route(nic: u32, address: IpAddr) -> RouteMessage {
     message
 }
 
-fn spare_route(nic: u32, table: u32, from: &Route, on_link: &[&Route]) -> RouteMessage {
+fn spare_route(nic: u32, from: &Route, on_link: &[&Route]) -> RouteMessage {
     let mut message = route(from.destination, from.prefix_len);
     message.header.kind = RouteType::Unicast;
     message.header.scope = if from.gateway.is_none() && from.destination.is_ipv4() {
@@ -115,7 +114,7 @@ fn spare_route(nic: u32, table: u32, from: &Route, on_link: &[&Route]) -> RouteM
     } else {
         RouteScope::Universe
     };
-    message.attributes.push(RouteAttribute::Table(table));
+    message.attributes.push(RouteAttribute::Table(SPARE_TABLE));
     message.attributes.push(RouteAttribute::Oif(nic));
     message.attributes.push(RouteAttribute::Priority(from.metric));
     if let Some(gateway) = from.gateway {

@@ -1,0 +1,212 @@
+//! Who takes the NIC: the replay of Kube-OVN's sequences, or Kube-OVN's own daemon.
+
+use std::fmt;
+use std::fs;
+use std::io::{PipeWriter, Write as _};
+use std::net::IpAddr;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::clock;
+use crate::datapath::Ovs;
+use crate::lab::Host;
+use crate::process::{Daemon, LogLine, Program};
+use crate::sequence::{Replay, Sequence, Step, StepKind, StepTime};
+
+/// Who takes the NIC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Enslaver {
+    /// The lab itself, step by step as Kube-OVN does.
+    Replay,
+    /// Kube-OVN's own daemon.
+    KubeOvn,
+}
+
+impl fmt::Display for Enslaver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Replay => "replay",
+            Self::KubeOvn => "kube-ovn",
+        })
+    }
+}
+
+/// Open vSwitch's directory, which Kube-OVN cannot be told to look for elsewhere.
+const RUNDIR: &str = "/run/openvswitch";
+/// The tools of Open vSwitch that it runs.
+const TOOLS: [&str; 2] = ["ovs-vsctl", "ovs-ofctl"];
+/// How the program's own lines begin.
+const TELLS: &str = "kube-ovn-node: ";
+/// How long a sequence may take, with attempts that fail.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Kube-OVN's daemon on a node, without a cluster: `tests/kube-ovn` says how.
+#[derive(Debug)]
+pub struct KubeOvn {
+    daemon: Daemon,
+    commands: PipeWriter,
+}
+
+impl KubeOvn {
+    /// Start it on a node whose Open vSwitch runs, with what Kube-OVN has there by then: the bridge of the
+    /// pods and the node's own interface to them.
+    ///
+    /// # Errors
+    /// When it does not get as far as its workers.
+    pub async fn start(
+        program: &Path,
+        host: &Host,
+        address: Option<IpAddr>,
+        ovs: &Ovs,
+        dir: &Path,
+        token: &str,
+        epoch: Instant,
+    ) -> Result<Self> {
+        fs::create_dir_all(RUNDIR).with_context(|| RUNDIR.to_owned())?;
+        Program::new("mount", "mount", token)
+            .arg("--bind")
+            .arg(dir)
+            .arg(RUNDIR)
+            .inside(&host.namespace)
+            .succeed(Duration::from_secs(10))
+            .await?;
+        ovs.vsctl(&["add-br", "br-int", "--", "set", "bridge", "br-int", "fail_mode=secure"])
+            .await?;
+        ovs.ensure_handlers()?;
+        host.shell(
+            "modprobe dummy\nip link add ovn0 type dummy\n\
+             ip address add 100.64.0.2/16 dev ovn0\nip link set ovn0 up",
+        )?;
+        let (reader, commands) = std::io::pipe().context("pipe")?;
+        let daemon = Program::new("kube-ovn-node", program, token)
+            .args(["-v=4", "-node", &host.name, "-gateway", "100.64.0.1", "-pods", "10.16.0.0/16"])
+            .args(["-address", &address.map(|own| own.to_string()).unwrap_or_default()])
+            .env("PATH", tools(dir)?)
+            .env("OVS_RUNDIR", RUNDIR)
+            .reading(reader)
+            .inside(&host.namespace)
+            .start(&dir.join("kube-ovn.log"), epoch)?;
+        let this = Self { daemon, commands };
+        this.order("start")?;
+        this.told(0, "started").await?;
+        Ok(this)
+    }
+
+    /// Have it do this to the NIC, however often it begins anew.
+    pub async fn run(&self, sequence: Sequence, nic: &str, bridge: &str) -> Replay {
+        let from = self.daemon.lines().len();
+        let started = clock::now();
+        let outcome = self.play(sequence, nic, bridge, from).await;
+        let ended = clock::now();
+        let lines = self.daemon.lines().split_off(from);
+        let retries = lines.iter().filter_map(|line| line.text.strip_prefix(TELLS));
+        let retries = retries.filter_map(|told| told.strip_prefix("retry "));
+        Replay {
+            started,
+            ended,
+            steps: lines.iter().filter_map(step).collect(),
+            retries: retries.map(str::to_owned).collect(),
+            outcome,
+        }
+    }
+
+    async fn play(&self, sequence: Sequence, nic: &str, bridge: &str, from: usize) -> Result<()> {
+        let network = bridge.strip_prefix("br-").context("a bridge that is not Kube-OVN's")?;
+        let (order, end) = match sequence {
+            Sequence::Bind => (format!("create {network} {nic}"), format!("ready {network} {nic}")),
+            Sequence::Exchange => {
+                (format!("create {network} {nic} exchange"), format!("ready {network} {nic}"))
+            }
+            Sequence::Unbind | Sequence::Unexchange => {
+                (format!("delete {network}"), format!("deleted {network}"))
+            }
+        };
+        self.order(&order)?;
+        self.told(from, &end).await
+    }
+
+    fn order(&self, command: &str) -> Result<()> {
+        writeln!(&self.commands, "{command}").context("Kube-OVN's daemon takes no commands")
+    }
+
+    /// Wait until it has told this, in a line after the first `from`.
+    async fn told(&self, from: usize, what: &str) -> Result<()> {
+        let line = format!("{TELLS}{what}");
+        clock::until(&line, PATIENCE, async || {
+            let lines = self.daemon.lines();
+            Ok(lines.iter().skip(from).any(|told| told.text == line).then_some(()))
+        })
+        .await
+    }
+}
+
+/// The search path of the daemon, with a directory before all others. It reads what a tool writes to
+/// standard error as if it was its output: on a slow machine, where the tools warn of it, a warning
+/// would become a bridge's name. And it looks for iptables to learn which kind that is, no more.
+fn tools(dir: &Path) -> Result<String> {
+    let own = dir.join("tools");
+    fs::create_dir_all(&own).with_context(|| own.display().to_string())?;
+    let path = std::env::var("PATH").context("no PATH")?;
+    for tool in TOOLS {
+        let mut places = std::env::split_paths(&path).map(|directory| directory.join(tool));
+        let Some(program) = places.find(|program| program.is_file()) else {
+            bail!("{tool} is not installed")
+        };
+        let text = format!("#!/bin/sh\nexec {} -vconsole:off \"$@\"\n", program.display());
+        executable(&own.join(tool), &text)?;
+    }
+    executable(&own.join("iptables-legacy"), "#!/bin/sh\nexit 1\n")?;
+    symlink("iptables-legacy", own.join("iptables")).context("iptables")?;
+    Ok(format!("{}:{path}", own.display()))
+}
+
+fn executable(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
+        .with_context(|| path.display().to_string())
+}
+
+/// A call of `ovs-vsctl`, which the daemon's log has once it is done:
+/// `I1129 20:41:57.120000 77 ovs-vsctl.go:80] command ovs-vsctl --timeout=30 list-br in 45ms`.
+fn step(line: &LogLine) -> Option<StepTime> {
+    let (_, call) = line.text.split_once("] command ovs-vsctl ")?;
+    let (call, took) = call.strip_suffix("ms")?.rsplit_once(" in ")?;
+    let took = Duration::from_millis(took.parse().ok()?);
+    let call = call.strip_prefix("--timeout=30 ").unwrap_or(call);
+    Some(StepTime {
+        step: Step { kind: StepKind::Tool, name: format!("ovs-vsctl {call}") },
+        began: line.at.checked_sub(took)?,
+        done: line.at,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> LogLine {
+        LogLine { at: clock::now(), text: text.to_owned() }
+    }
+
+    #[test]
+    fn a_call_of_ovs_vsctl_is_a_step() {
+        let done = line(
+            "I1129 20:41:57.1 7 ovs-vsctl.go:80] command ovs-vsctl --timeout=30 list-br in 45ms",
+        );
+        let step = step(&done).unwrap();
+        assert_eq!(step.step.name, "ovs-vsctl list-br");
+        assert_eq!(step.done - step.began, Duration::from_millis(45));
+    }
+
+    #[test]
+    fn a_call_that_waits_or_fails_is_none() {
+        let waiting = "I1129 20:41:57.1 7 ovs-vsctl.go:70] command ovs-vsctl del-br br0 waiting for execution concurrency 1/100";
+        assert!(step(&line(waiting)).is_none());
+        assert!(step(&line("kube-ovn-node: ready provider ens192")).is_none());
+    }
+}

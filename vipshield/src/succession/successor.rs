@@ -1,0 +1,94 @@
+//! A vipshield that starts, as the one that runs sees it.
+
+use std::io;
+
+use log::{info, warn};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::UnixStream,
+    time::timeout,
+};
+
+use super::{Answer, Handover, Last, PATIENCE};
+use crate::status::Answer as Refusal;
+
+/// What it says at last is short.
+const SHORT: u64 = 4096;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Successor {
+    stream: BufReader<UnixStream>,
+    /// Its process id, unless it is in another PID namespace.
+    process: Option<i32>,
+    instance: Option<String>,
+}
+
+impl Successor {
+    /// Somebody has asked on this connection to take over.
+    #[must_use]
+    pub fn new(stream: UnixStream, instance: Option<String>) -> Self {
+        let process = stream.peer_cred().ok().and_then(|peer| peer.pid()).filter(|pid| *pid != 0);
+        Self { stream: BufReader::new(stream), process, instance }
+    }
+
+    /// Who it is, to an operator.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.process.map_or_else(
+            || "a process that cannot be seen from here".to_owned(),
+            |process| format!("process {process}"),
+        )
+    }
+
+    /// Which one it is, of several that start again by themselves.
+    #[must_use]
+    pub fn instance(&self) -> Option<&str> {
+        self.instance.as_deref()
+    }
+
+    /// Ends it: what hangs in the middle of taking over could go on at any time, beside another. One that cannot
+    /// be seen from here notices by the connection.
+    pub fn end(self) -> io::Result<()> {
+        let Some(process) = self.process.and_then(Pid::from_raw) else { return Ok(()) };
+        let process = pidfd_open(process, PidfdFlags::empty())?;
+        // Connected still, so the number is not another process's by now.
+        self.stream.get_ref().try_write(b"\n")?;
+        Ok(pidfd_send_signal(process, Signal::KILL)?)
+    }
+
+    /// It is not to take over.
+    pub async fn refuse(mut self, why: &str) {
+        info!("{} does not take over: {why}", self.name());
+        let _ = self.say(&Refusal::Refused { error: why.to_owned() }).await;
+    }
+
+    /// It is to wait until this one ends, which it notices by the connection.
+    pub async fn stand_by(&mut self) -> io::Result<()> {
+        self.say(&Answer::StandBy).await
+    }
+
+    /// Tells it everything: from now on nothing may be decided here.
+    pub async fn bequeath(&mut self, state: &Handover, instance: Option<String>) -> io::Result<()> {
+        let release = env!("CARGO_PKG_VERSION").to_owned();
+        let state = serde_json::to_value(state)?;
+        let layout = Handover::VERSION;
+        self.say(&Answer::HandedOver { layout, release, instance, state }).await
+    }
+
+    /// Whether it has said that it has everything. Cancel safe: a line in part is kept for the next call.
+    pub async fn has_taken(&mut self, line: &mut Vec<u8>) -> bool {
+        let heard = (&mut self.stream).take(SHORT).read_until(b'\n', line).await;
+        if let Err(error) = heard {
+            warn!("{} was to take over: {error}", self.name());
+        }
+        matches!(serde_json::from_slice(line), Ok(Last::Taken))
+    }
+
+    async fn say(&mut self, what: &impl serde::Serialize) -> io::Result<()> {
+        let mut line = serde_json::to_vec(what)?;
+        line.push(b'\n');
+        timeout(PATIENCE, self.stream.get_mut().write_all(&line)).await?
+    }
+}
