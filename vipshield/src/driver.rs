@@ -46,7 +46,8 @@ use crate::{
     config::Reloader,
     daemons::{self, BorrowError, Probes, ScanError, Scanner, Scope, SocketError},
     engine::{
-        Action, Config, Engine, Event, Handover, Notice, OnStop, VrrpSocket, Weight, record::Clocks,
+        Action, Config, Engine, Event, Handover, Notice, OnStop, Trigger, VrrpSocket, Weight,
+        record::Clocks,
     },
     metrics::Scrapes,
     net::{
@@ -645,6 +646,10 @@ impl Adapters<'_> {
                 let released = carrier.release_clsact(&unused).await;
                 laid?;
                 released?;
+                // One that has joined since it was last heard of throws what is to be thrown when it joins.
+                if shunt.is_some_and(|shunt| shunt.trigger == Trigger::Join) {
+                    monitor.ask_for_link(*ifindex)?;
+                }
             }
             Action::Watch { ifindex, wanted } => {
                 let set = programs.set_watch(*ifindex, *wanted);

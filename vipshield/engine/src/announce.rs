@@ -27,13 +27,27 @@ struct Spot {
     mac: Option<[u8; 6]>,
 }
 
+/// An interface that has a VIP, as it is now.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    spot: Spot,
+    /// Its VIP's daemon does not know it.
+    unknown: bool,
+    /// It is up and has a carrier. On one that was set up just now the kernel drops what is sent until it says so
+    /// (`noop_qdisc` in `net/sched/sch_generic.c`).
+    runs: bool,
+}
+
 /// Where a VIP is.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     spot: Spot,
+    runs: bool,
     /// Announcements left, and when the next is due.
     left: u8,
     next: Duration,
+    /// How many that fail are still made good.
+    spare: u8,
 }
 
 /// Where each VIP was last of use, and what is still to be said of that.
@@ -43,25 +57,26 @@ struct Place {
 pub(super) struct Announcer(BTreeMap<IpAddr, Place>);
 
 impl Announcer {
-    /// Takes in where the VIPs are now that daemons mean to have, and which of those interfaces
-    /// their daemons do not know. One that is on its way stays known where it was. Returns what is
-    /// to be announced at once.
+    /// Takes in where the VIPs are now that daemons mean to have. One that is on its way stays known where it
+    /// was. Returns what is to be announced at once.
     fn look(
         &mut self,
         wanted: &BTreeSet<IpAddr>,
-        places: &BTreeMap<IpAddr, (Spot, bool)>,
+        places: &BTreeMap<IpAddr, Found>,
         now: Duration,
     ) -> Vec<(IpAddr, Spot)> {
         self.0.retain(|ip, _| wanted.contains(ip));
         let mut due = Vec::new();
-        for (ip, (spot, unknown)) in places {
+        for (ip, Found { spot, unknown, runs }) in places {
             let moved = self.0.get(ip).map_or(*unknown, |place| place.spot != *spot);
-            let fresh = Place { spot: *spot, left: if moved { TIMES } else { 0 }, next: now };
+            let left = if moved { TIMES } else { 0 };
+            let fresh = Place { spot: *spot, runs: *runs, left, next: now, spare: left };
             let place = self.0.entry(*ip).or_insert(fresh);
             if moved {
                 *place = fresh;
             }
-            if place.left > 0 && place.next <= now && due.len() < AT_A_TIME {
+            place.runs = *runs;
+            if place.next_deadline().is_some_and(|next| next <= now) && due.len() < AT_A_TIME {
                 place.left -= 1;
                 place.next = now.saturating_add(PACE);
                 due.push((*ip, *spot));
@@ -76,7 +91,25 @@ impl Announcer {
 
     /// When the next announcement is due.
     pub(super) fn next_deadline(&self) -> Option<Duration> {
-        self.0.values().filter(|place| place.left > 0).map(|place| place.next).min()
+        self.0.values().filter_map(Place::next_deadline).min()
+    }
+
+    /// One was not made: it is made good, though not for ever. The interface may have been set down since it was
+    /// last heard of.
+    pub(super) fn failed(&mut self, ifindex: u32, address: IpAddr) {
+        let place = self.0.get_mut(&address).filter(|place| place.spot.ifindex == ifindex);
+        if let Some(place) = place
+            && place.spare > 0
+        {
+            place.spare -= 1;
+            place.left += 1;
+        }
+    }
+}
+
+impl Place {
+    fn next_deadline(&self) -> Option<Duration> {
+        (self.left > 0 && self.runs).then_some(self.next)
     }
 }
 
@@ -87,11 +120,14 @@ impl Engine {
         let mut places = BTreeMap::new();
         for nic in self.nics.values() {
             let Some(bearer) = nic.bearer else { continue };
+            let link = self.world.link(bearer);
             // Other kinds of hardware than Ethernet have addresses of other lengths.
-            let mac = self.world.link(bearer).and_then(|link| link.mac.as_slice().try_into().ok());
+            let mac = link.and_then(|link| link.mac.as_slice().try_into().ok());
             let spot = Spot { ifindex: bearer, mac };
+            let runs = link.is_some_and(|link| link.up && link.running);
+            let found = Found { spot, unknown: bearer != nic.ifindex, runs };
             for ip in wanted.iter().filter(|ip| self.world.has_ip(bearer, **ip)) {
-                places.insert(*ip, (spot, bearer != nic.ifindex));
+                places.insert(*ip, found);
             }
         }
         for (address, Spot { ifindex, mac }) in self.announcer.look(&wanted, &places, now) {
@@ -99,5 +135,29 @@ impl Engine {
                 self.want(Action::Announce { ifindex, address });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_that_does_not_run_yet_is_announced_on_once_it_does() {
+        let ip = IpAddr::from([192, 0, 2, 10]);
+        let spot = Spot { ifindex: 3, mac: Some([2, 0, 0, 0, 0, 1]) };
+        let mut announcer = Announcer::default();
+        let mut look = |runs, seconds| {
+            let places = BTreeMap::from([(ip, Found { spot, unknown: true, runs })]);
+            let now = Duration::from_secs(seconds);
+            let due = announcer.look(&BTreeSet::from([ip]), &places, now).len();
+            (due, announcer.next_deadline().map(|at| at.as_secs()))
+        };
+        assert_eq!(look(false, 7), (0, None), "what is sent now is dropped, and nothing waits");
+        assert_eq!(look(true, 9), (1, Some(10)));
+        assert_eq!(look(false, 10), (0, None));
+        assert_eq!(look(true, 20), (1, Some(21)));
+        assert_eq!(look(true, 21), (1, None));
+        assert_eq!(look(true, 22), (0, None));
     }
 }

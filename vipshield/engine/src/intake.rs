@@ -472,6 +472,7 @@ impl Engine {
                 self.introduced.retain(|(_, introduced), _| introduced != ifindex);
             }
             Action::ResyncLink { socket, ifindex } => self.not_shown(*socket, *ifindex),
+            Action::Announce { ifindex, address } => self.announcer.failed(*ifindex, *address),
             Action::SetPolicy { .. }
             | Action::ClearPolicy { .. }
             | Action::RestoreRoutes { .. }
@@ -490,7 +491,6 @@ impl Engine {
             | Action::Speak { .. }
             | Action::RemoveVip { .. }
             | Action::MoveVip { .. }
-            | Action::Announce { .. }
             | Action::ReplayRemoval { .. }
             | Action::Rescan
             | Action::Tell { .. }

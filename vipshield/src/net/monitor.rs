@@ -14,13 +14,13 @@ use std::{
 use bytes::BytesMut;
 use futures_util::{TryStreamExt as _, future::join_all};
 use log::{debug, info, warn};
-use netlink_packet_core::{NLM_F_REPLACE, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::{
     AddressFamily, RouteNetlinkMessage,
     address::{AddressAttribute, AddressMessage},
     link::{LinkAttribute, LinkFlags, LinkInfo, LinkMessage},
 };
-use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rtnetlink::Handle;
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use thiserror::Error;
@@ -202,6 +202,21 @@ impl Monitor {
         }
         // The socket stays ready: what is left comes with the next read, after what is due.
         Ok(if self.lossy { Read::Losing } else { Read::Complete })
+    }
+
+    /// Has the kernel say once more, on this socket and so past what is attached to it, how this link is.
+    ///
+    /// An interface that is gone by then is answered with an error, which is no event.
+    pub fn ask_for_link(&self, ifindex: u32) -> Result<(), MonitorError> {
+        let mut link = LinkMessage::default();
+        link.header.index = ifindex;
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(link));
+        request.header.flags = NLM_F_REQUEST;
+        request.finalize();
+        let mut bytes = vec![0; request.buffer_len()];
+        request.serialize(&mut bytes);
+        self.socket.get_ref().send_to(&bytes, &SocketAddr::new(0, 0), 0)?;
+        Ok(())
     }
 
     /// Puts routes back as they were that have this source, but through these interfaces, where they are not

@@ -88,6 +88,7 @@ const CASES: &[Case] = &[
     ("what is carried comes behind all that others' rules say", carry::behind_others),
     ("very many routes are carried by few rules", carry::many_routes),
     ("a NIC that joins a bridge is shunted until the bridge forwards", shunt::joined),
+    ("a NIC that joins before its shunt is laid is shunted", shunt::laid_late),
     ("a shunt lasts as long as it was said to, or until it is over", shunt::lasting),
     ("a NIC that leaves its bridge is shunted until that is known", shunt::cut),
     ("a port that is disabled is shunted", shunt::disabled),

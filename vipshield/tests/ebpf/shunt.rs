@@ -7,7 +7,7 @@ use libtest_mimic::Failed;
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use vipshield::{
     engine::{Shunt, Trigger},
-    net::Carrier,
+    net::{Carrier, Monitor},
 };
 use vipshield_common::{counters::Counter, shunt::HANDLER_GOES_NS};
 
@@ -48,19 +48,49 @@ pub(crate) struct Wires {
 
 /// A NIC and a bridge of its hardware address; `slow` forwards nothing for half a minute.
 pub(crate) fn lay(slow: bool) -> Result<Wires, Failed> {
-    let mut stage = Stage::new()?;
-    stage.add_bridge("br0")?;
-    let mac = Tap::at("nic")?.mac;
-    let text: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
-    super::carry::ip(&format!("link set br0 address {}", text.join(":")))?;
-    super::carry::ip(&format!("link set br0 type bridge stp_state {}", u8::from(slow)))?;
-    stage.set_up("br0", true)?;
+    let mut stage = bridged_stage(slow)?;
     let mut monitor = Socket::new(NETLINK_ROUTE)?;
     monitor.bind_auto()?;
     monitor.add_membership(1)?;
     stage.programs.post_sentry(&monitor)?;
     let (nic, bridge) = (stage.index("nic")?, stage.index("br0")?);
     Ok(Wires { stage, _monitor: monitor, nic, bridge })
+}
+
+fn bridged_stage(slow: bool) -> Result<Stage, Failed> {
+    let stage = Stage::new()?;
+    stage.add_bridge("br0")?;
+    let mac = Tap::at("nic")?.mac;
+    let text: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
+    super::carry::ip(&format!("link set br0 address {}", text.join(":")))?;
+    super::carry::ip(&format!("link set br0 type bridge stp_state {}", u8::from(slow)))?;
+    stage.set_up("br0", true)?;
+    Ok(stage)
+}
+
+/// On a busy machine a NIC may join before its shunt is laid.
+pub(crate) fn laid_late() -> Result<(), Failed> {
+    let mut stage = bridged_stage(true)?;
+    let monitor = stage.block_on(async { Monitor::open(stage.handle()) })?;
+    stage.programs.post_sentry(&monitor)?;
+    let (nic, bridge) = (stage.index("nic")?, stage.index("br0")?);
+    let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
+    stage.set_master("nic", Some("br0"))?;
+    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Join)))?;
+    put(&inside, SOMEBODY, &ETHERTYPE, "before")?;
+    check(!wire.hears("before")?, "what has happened throws nothing")?;
+    monitor.ask_for_link(nic)?;
+    put(&inside, SOMEBODY, &ETHERTYPE, "out")?;
+    check(wire.hears("out")?, "what the kernel says of it when it is asked does")?;
+    put(&wire, inside.mac, &ETHERTYPE, "in")?;
+    check(inside.hears("in")?, "in both directions")?;
+
+    stage.set_master("nic", None)?;
+    stage.programs.set_shunt(nic, None)?;
+    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Join)))?;
+    monitor.ask_for_link(nic)?;
+    put(&inside, SOMEBODY, &ETHERTYPE, "free")?;
+    check(!wire.hears("free")?, "a NIC that is free stays so")
 }
 
 /// A port that joins a bridge which does not forward yet: what is for this node goes to the

@@ -586,13 +586,21 @@ fn what_vipshield_put_on_the_bearer_is_announced() {
     assert_eq!(announced(&bench, 0, now), [(bridge, 0), (bridge, 1000), (bridge, 2000)]);
 }
 
+/// An interface may be set down in the moment in which it is announced on.
 #[test]
-fn an_announcement_that_fails_is_not_repeated_out_of_turn() {
+fn an_announcement_that_fails_is_made_good_but_not_for_ever() {
+    let mut bench = Bench::owner_of_vip(Datapath::Bridge);
+    bench.fails = |action| matches!(action, Action::Announce { .. });
+    bench.run(&bench.steps(Sequence::Bind));
+    bench.fails = |_| false;
+    bench.advance(5 * DEADLINE);
+    assert_eq!(announced(&bench, 0, Duration::ZERO).len(), 4, "three of them were heard");
+
     let mut bench = Bench::owner_of_vip(Datapath::Bridge);
     bench.fails = |action| matches!(action, Action::Announce { .. });
     bench.sequence(Sequence::Bind);
     bench.advance(15 * DEADLINE);
-    assert_eq!(announced(&bench, 0, Duration::ZERO).len(), 3);
+    assert_eq!(announced(&bench, 0, Duration::ZERO).len(), 6);
     assert_eq!(bench.engine.next_deadline(), None);
 }
 
