@@ -1,21 +1,27 @@
-//! Counting what passed.
+//! Counting what passed, and naming what did not.
 
 use std::fmt;
 use std::iter::Sum;
 use std::ops::Add;
 
+/// So much is repeated of what a check that failed had to say: lines, and characters of each.
+const WORDS: (usize, usize) = (3, 300);
+
 /// How many checks passed, failed, and could not run here.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
     pub(crate) passed: u32,
     pub(crate) failed: u32,
     pub(crate) skipped: u32,
+    /// Which failed, as far as they said so, and with what words.
+    pub(crate) failures: Vec<String>,
 }
 
 impl Tally {
-    pub(crate) const PASSED: Self = Self { passed: 1, failed: 0, skipped: 0 };
-    pub(crate) const FAILED: Self = Self { passed: 0, failed: 1, skipped: 0 };
-    pub(crate) const SKIPPED: Self = Self { passed: 0, failed: 0, skipped: 1 };
+    pub(crate) const PASSED: Self = Self { passed: 1, failed: 0, skipped: 0, failures: Vec::new() };
+    pub(crate) const FAILED: Self = Self { passed: 0, failed: 1, skipped: 0, failures: Vec::new() };
+    pub(crate) const SKIPPED: Self =
+        Self { passed: 0, failed: 0, skipped: 1, failures: Vec::new() };
 
     /// One line as `cargo test` ends each test binary with, or as `vipshield-lab test` ends with.
     fn of_line(line: &str) -> Option<Self> {
@@ -50,9 +56,40 @@ impl Tally {
 
     /// The counts in a program's output, and one failure more if it failed but counts none.
     pub(crate) fn of_run(lines: &[String], succeeded: bool) -> Self {
-        let tally = Self::of_output(lines).unwrap_or_default();
+        let mut tally = Self::of_output(lines).unwrap_or_default();
+        tally.failures = failures(lines);
         if !succeeded && tally.failed == 0 { tally + Self::FAILED } else { tally }
     }
+}
+
+/// What failed, by the words of test binaries ("---- NAME ----" and what was said) and of `vipshield-lab test`
+/// ("FAILED NAME [WHERE] (WHY)").
+fn failures(lines: &[String]) -> Vec<String> {
+    let (most, longest) = WORDS;
+    let short = |words: &str| words.chars().take(longest).collect::<String>();
+    let mut all = Vec::new();
+    let mut left = 0;
+    for line in lines {
+        let begins = line.strip_prefix("---- ").and_then(|name| name.strip_suffix(" ----"));
+        let failed =
+            line.find("FAILED ").and_then(|at| line.get(at..)).filter(|it| it.contains(" ["));
+        match (begins, failed) {
+            (Some(name), _) => {
+                all.push(name.to_owned());
+                left = most;
+            }
+            (None, Some(failed)) => all.push(short(failed.trim_start_matches("FAILED "))),
+            (None, None) if left > 0 && !line.trim().is_empty() => {
+                left -= 1;
+                if let Some(last) = all.last_mut() {
+                    last.push_str("\n    ");
+                    last.push_str(&short(line.trim()));
+                }
+            }
+            (None, None) => {}
+        }
+    }
+    all
 }
 
 impl Add for Tally {
@@ -63,6 +100,7 @@ impl Add for Tally {
             passed: self.passed + other.passed,
             failed: self.failed + other.failed,
             skipped: self.skipped + other.skipped,
+            failures: [self.failures, other.failures].concat(),
         }
     }
 }
@@ -94,15 +132,33 @@ mod tests {
              test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s\n\
              test result: FAILED. 4 passed; 1 failed; 0 ignored; 0 measured; 3 filtered out; finished in 1.00s\n",
         );
-        let expected = Tally { passed: 6, failed: 1, skipped: 1 };
-        assert_eq!(Tally::of_output(&output), Some(expected));
+        let expected = Tally { passed: 6, failed: 1, skipped: 1, ..Tally::default() };
         assert_eq!(Tally::of_run(&output, false), expected);
+        assert_eq!(Tally::of_output(&output), Some(expected));
     }
 
     #[test]
     fn the_lab_ends_with_its_own_count() {
         let output = lines("bind/bridge: passed in 12 s\n3 passed, 0 failed, 2 skipped\n");
-        assert_eq!(Tally::of_output(&output), Some(Tally { passed: 3, failed: 0, skipped: 2 }));
+        assert_eq!(
+            Tally::of_output(&output),
+            Some(Tally { passed: 3, skipped: 2, ..Tally::default() })
+        );
+    }
+
+    #[test]
+    fn what_failed_is_named_with_its_words() {
+        let output = lines(
+            "test a word is read ... FAILED\n\nfailures:\n\n---- a word is read ----\nno word\n\n\
+             failures:\n    a word is read\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured\n",
+        );
+        let named = Tally::of_run(&output, false).failures;
+        assert_eq!(named.len(), 1);
+        assert!(named[0].starts_with("a word is read\n    no word"), "{named:?}");
+        let output = lines(
+            "said by another; FAILED bind [bridge, 9.4 s] (why)\n0 passed, 1 failed, 0 skipped\n",
+        );
+        assert_eq!(Tally::of_run(&output, false).failures, ["bind [bridge, 9.4 s] (why)"]);
     }
 
     #[test]
@@ -119,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_tally_is_read_back_as_it_is_written() {
-        let tally = Tally { passed: 12, failed: 3, skipped: 4 };
+        let tally = Tally { passed: 12, failed: 3, skipped: 4, ..Tally::default() };
         assert_eq!(Tally::of_line(&tally.to_string()), Some(tally));
     }
 }

@@ -80,7 +80,7 @@ impl Options {
             });
             rows.push((ring.name(), tally, took));
         }
-        let total: Tally = rows.iter().map(|(_, tally, _)| *tally).sum();
+        let total: Tally = rows.iter().map(|(_, tally, _)| tally.clone()).sum();
         println!("\n{}{total}", summary(&rows));
         if total.failed > 0 || total.passed == 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
@@ -250,11 +250,15 @@ fn of_machine(outcome: &Outcome) -> Tally {
     Tally::of_run(&outcome.lines, matches!(outcome.exit, Ok(0)))
 }
 
-/// A line for each ring.
+/// What failed, then a line for each ring.
 fn summary(rows: &[(&str, Tally, Duration)]) -> String {
-    rows.iter().fold(String::new(), |before, (name, tally, took)| {
-        format!("{before}{name:<6} {:>5} s  {tally}\n", took.as_secs())
-    })
+    let failures = rows.iter().flat_map(|(ring, tally, _)| {
+        tally.failures.iter().map(move |failure| format!("failed in ring {ring}: {failure}\n"))
+    });
+    let counts = rows
+        .iter()
+        .map(|(name, tally, took)| format!("{name:<6} {:>5} s  {tally}\n", took.as_secs()));
+    failures.chain(counts).collect()
 }
 
 #[cfg(test)]
@@ -278,5 +282,10 @@ mod tests {
     fn each_ring_has_its_line() {
         let rows = [("lint", Tally::PASSED, Duration::from_secs(63))];
         assert_eq!(summary(&rows), "lint      63 s  1 passed, 0 failed, 0 skipped\n");
+        let failed = Tally { failures: vec!["bind (why)".to_owned()], ..Tally::FAILED };
+        let rows = [("lab", failed, Duration::from_secs(7))];
+        let expected =
+            "failed in ring lab: bind (why)\nlab        7 s  0 passed, 1 failed, 0 skipped\n";
+        assert_eq!(summary(&rows), expected);
     }
 }
