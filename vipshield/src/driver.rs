@@ -315,7 +315,7 @@ impl Driver {
     /// Alive before anything is guarded, and everything seen before anything is decided. False: the one that
     /// handed over has not waited for this one, and may guard again.
     async fn begin(&mut self, from: Beginning) -> Result<bool, DriverError> {
-        let (state, succession) = match from {
+        let (state, mut succession) = match from {
             Beginning::Nothing => (None, None),
             Beginning::Itself(state) => (Some(state), None),
             Beginning::Other(mut succession) => {
@@ -326,21 +326,27 @@ impl Driver {
             Ok(nics) => self.feed([Event::Carried { nics }]).await?,
             Err(error) => warn!("what an earlier vipshield carries cannot be told: {error}"),
         }
+        at_work(&mut succession).await;
         let snapshot = self.parts.monitor.snapshot().await?;
+        at_work(&mut succession).await;
         let (daemons, _) = self.look()?;
+        at_work(&mut succession).await;
         let names = self.parts.pins.names(&cookies(&daemons));
         self.feed([Event::Inherited { names }]).await?;
         if let Some(from) = state {
             self.feed([Event::TakenOver { from }]).await?;
         }
         self.feed([snapshot]).await?;
+        at_work(&mut succession).await;
         let speakers = self.parts.scanner.speakers();
         self.feed([Event::Speakers { speakers }, Event::Daemons { daemons }]).await?;
         match self.parts.vips.moved().await {
             Ok(moved) => self.feed([Event::Moved { addresses: moved }]).await?,
             Err(error) => warn!("what an earlier vipshield has moved cannot be told: {error}"),
         }
+        at_work(&mut succession).await;
         self.settle().await?;
+        at_work(&mut succession).await;
         // Only now does the table of NICs say as much as that of the one before.
         self.parts.pins.keep(&self.parts.programs);
         // By now it is known what of it is wanted.
@@ -713,6 +719,13 @@ async fn next_scrape(scrapes: &mut Option<Scrapes>) -> Option<oneshot::Sender<St
     match scrapes {
         Some(scrapes) => scrapes.next().await,
         None => pending().await,
+    }
+}
+
+/// Has the vipshield from which this one takes over know that it is not stuck.
+async fn at_work(succession: &mut Option<Box<Succession>>) {
+    if let Some(succession) = succession {
+        succession.at_work().await;
     }
 }
 

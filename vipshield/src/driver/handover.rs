@@ -10,12 +10,14 @@ use crate::{
     engine::Engine,
     signals,
     status::{Answer, Asked, Request},
-    succession::Successor,
+    succession::{Successor, Word},
 };
 
-/// A successor has so long to take over what it was told. From then on its guard may withhold nothing any more:
-/// what was withheld until then has to be told by somebody who is alive.
+/// A successor has so long for each step of taking over what it was told. From then on its guard may withhold
+/// nothing any more: what was withheld until then has to be told by somebody who is alive.
 const TAKES: Duration = Duration::from_secs(3);
+/// It has so long for all of them: a node with thousands of links, or a machine that is busy.
+const TAKES_IN_ALL: Duration = Duration::from_secs(12);
 /// Those that stand by; each costs a descriptor.
 const STAND_BY: usize = 4;
 
@@ -113,11 +115,15 @@ impl Driver {
         let mut beat = interval(BEAT);
         let mut line = Vec::new();
         let mut told_to_end = false;
-        let too_late = clock() + TAKES;
+        let end = clock() + TAKES_IN_ALL;
+        let mut too_late = clock() + TAKES;
         loop {
             tokio::select! {
                 biased;
-                taken = successor.has_taken(&mut line) => return Ok((taken, told_to_end)),
+                word = successor.word(&mut line) => match word {
+                    Some(Word::AtWork) => too_late = end.min(clock() + TAKES),
+                    word => return Ok((word == Some(Word::Taken), told_to_end)),
+                },
                 () = sleep_until(too_late) => return Ok((false, told_to_end)),
                 _ = signals.told_to_end() => told_to_end = true,
                 // The heartbeat is not kept: a successor that hangs tells nobody what is true, so this guard

@@ -12,6 +12,7 @@
 //!   {"request":"hand_over","instance":I}     -->     waits, 10 s at the most; then decides nothing
 //!                                            <--     {"answer":"handed_over","layout":1,"state":..}
 //!   adopts, guards                                   renews what is carried; withholds for 1.9 s at the most
+//!   {"request":"at_work"}, at each step      -->     waits 3 s for the next word, 12 s in all
 //!   {"request":"taken"}                      -->     ends with 0
 //! ```
 //!
@@ -86,10 +87,12 @@ enum Answer {
     StandBy,
 }
 
-/// What the successor says at last.
-#[derive(Serialize, Deserialize)]
+/// What the successor says while it takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "request", rename_all = "snake_case")]
-enum Last {
+pub enum Word {
+    /// It has come a step further.
+    AtWork,
     /// It has everything.
     Taken,
 }

@@ -10,7 +10,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Answer, Handover, Holder, LONGEST, Last, PATIENCE, SuccessionError};
+use super::{Answer, Handover, Holder, LONGEST, PATIENCE, SuccessionError, Word};
 use crate::{
     engine::Engine,
     status::{Answer as Refusal, Request},
@@ -116,10 +116,15 @@ impl Connected {
 }
 
 impl Succession {
+    /// Says that this one has come a step further. A predecessor that does not listen is noticed at the end.
+    pub async fn at_work(&mut self) {
+        let _ = say(self.predecessor.0.get_mut(), &Word::AtWork).await;
+    }
+
     /// Says that this one has everything, and waits until the predecessor is gone. False: it did not wait for
     /// that.
     pub async fn taken(mut self) -> bool {
-        if let Err(error) = say(self.predecessor.0.get_mut(), &Last::Taken).await {
+        if let Err(error) = say(self.predecessor.0.get_mut(), &Word::Taken).await {
             warn!("the vipshield that handed over cannot be told to end: {error}");
             return false;
         }

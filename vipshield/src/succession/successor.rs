@@ -10,10 +10,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Answer, Handover, Last, PATIENCE};
+use super::{Answer, Handover, PATIENCE, Word};
 use crate::status::Answer as Refusal;
 
-/// What it says at last is short.
+/// What it says is short.
 const SHORT: u64 = 4096;
 
 /// See the [module](self).
@@ -77,18 +77,51 @@ impl Successor {
         self.say(&Answer::HandedOver { layout, release, instance, state }).await
     }
 
-    /// Whether it has said that it has everything. Cancel safe: a line in part is kept for the next call.
-    pub async fn has_taken(&mut self, line: &mut Vec<u8>) -> bool {
-        let heard = (&mut self.stream).take(SHORT).read_until(b'\n', line).await;
+    /// What it says next; none if it says nothing any more, or what makes no sense. Cancel safe: a line in part is
+    /// kept for the next call.
+    pub async fn word(&mut self, line: &mut Vec<u8>) -> Option<Word> {
+        let left = SHORT.saturating_sub(line.len() as u64);
+        let heard = (&mut self.stream).take(left).read_until(b'\n', line).await;
         if let Err(error) = heard {
             warn!("{} was to take over: {error}", self.name());
         }
-        matches!(serde_json::from_slice(line), Ok(Last::Taken))
+        let word = serde_json::from_slice(line).ok();
+        line.clear();
+        word
     }
 
     async fn say(&mut self, what: &impl serde::Serialize) -> io::Result<()> {
         let mut line = serde_json::to_vec(what)?;
         line.push(b'\n');
         timeout(PATIENCE, self.stream.get_mut().write_all(&line)).await?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn words_are_heard_one_by_one_and_in_pieces() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut successor = Successor::new(ours, None);
+        let mut line = Vec::new();
+        theirs.write_all(b"{\"request\":\"at_work\"}\n{\"request\":").await.unwrap();
+        assert_eq!(successor.word(&mut line).await, Some(Word::AtWork));
+        let waits = timeout(std::time::Duration::from_millis(20), successor.word(&mut line));
+        waits.await.unwrap_err();
+        theirs.write_all(b"\"taken\"}\n").await.unwrap();
+        assert_eq!(successor.word(&mut line).await, Some(Word::Taken));
+        theirs.write_all(b"nonsense\n").await.unwrap();
+        assert_eq!(successor.word(&mut line).await, None);
+        drop(theirs);
+        assert_eq!(successor.word(&mut line).await, None, "it is gone");
+    }
+
+    #[tokio::test]
+    async fn a_word_without_an_end_is_none() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(&vec![b' '; 2 * SHORT as usize]).await.unwrap();
+        assert_eq!(Successor::new(ours, None).word(&mut Vec::new()).await, None);
     }
 }
