@@ -157,6 +157,9 @@ pub struct RunResult {
     pub withheld: Option<u64>,
     /// Messages that it released.
     pub released: Option<u64>,
+    /// For how long vipshield's loop was away at the longest while a NIC was taken or given back, in milliseconds:
+    /// in the sequence and what was replayed before it.
+    pub loop_absence_ms: Option<f64>,
     /// The probe of the VIP in a window of the same length before: what the
     /// machine does to it on its own.
     pub idle: Option<ProbeReport>,
@@ -381,6 +384,7 @@ async fn measure(spec: &RunSpec, lab: &mut Lab, notes: &mut Vec<String>) -> Resu
     witnesses.finish().await;
 
     let after = counters(lab).await?;
+    let absence = absence(lab).await?;
     let seen = witnesses.observe(lab, window);
     if witnesses.blind_spots() > 0 {
         notes.push("the address monitor lost events".to_owned());
@@ -414,6 +418,7 @@ async fn measure(spec: &RunSpec, lab: &mut Lab, notes: &mut Vec<String>) -> Resu
         tcp: seen.tcp,
         withheld: counted(|(withheld, _)| *withheld),
         released: counted(|(_, released)| *released),
+        loop_absence_ms: absence,
         idle: Some(witnesses.probe().report(Window { from: idle_from, to: from })),
         node_probe: Some(seen.node_probe),
         arp: seen.arp,
@@ -454,6 +459,18 @@ async fn end(spec: &RunSpec, lab: &mut Lab) -> Result<()> {
         objects::gone(lab, expected, &vips, &bpf).await?;
     }
     Ok(())
+}
+
+/// The longest absence of a loop within a transition, in milliseconds.
+async fn absence(lab: &Lab) -> Result<Option<f64>> {
+    let mut longest = None;
+    for vipshield in lab.nodes.iter().filter_map(|node| node.vipshield.as_ref()) {
+        let status = vipshield.status().await?;
+        let us = status.pointer("/absence/in_transition_us").and_then(|us| us.as_u64());
+        let ms = us.context("status does not say how long the loop was away")? as f64 / 1e3;
+        longest = Some(longest.map_or(ms, |longest: f64| longest.max(ms)));
+    }
+    Ok(longest)
 }
 
 async fn counters(lab: &Lab) -> Result<Option<(u64, u64)>> {

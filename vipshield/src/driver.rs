@@ -297,6 +297,7 @@ impl Driver {
             // Dropped, they would take with them what is attached.
             OnStop::Keep => mem::forget(programs),
             OnStop::Release => {
+                while programs.tidy() {}
                 let unused = programs.unused_clsacts(true)?;
                 if let Err(error) = carrier.release_clsact(&unused).await {
                     warn!("{error}");
@@ -475,6 +476,7 @@ impl Driver {
                     return Err(DriverError::Heartbeat);
                 }
                 self.renew().await;
+                self.tidy().await?;
                 self.inquiry.make(self.work.engine.switches().into_keys());
                 // The ring buffer wakes before it is counted that something had no room in it.
                 let late = self.parts.programs.late_intents()?;
@@ -533,6 +535,19 @@ impl Driver {
         *longest_us = away.max(*longest_us);
         if moving || self.work.engine.in_transition() {
             *in_transition_us = away.max(*in_transition_us);
+        }
+        Ok(())
+    }
+
+    /// Takes off what is of no use any more while nothing is under way, one at a time.
+    async fn tidy(&mut self) -> Result<(), DriverError> {
+        let Self { parts: Parts { programs, carrier, .. }, work, .. } = self;
+        if !work.engine.is_calm(monotonic()?) || work.is_behind() || !programs.tidy() {
+            return Ok(());
+        }
+        let unused = programs.unused_clsacts(false)?;
+        if let Err(error) = carrier.release_clsact(&unused).await {
+            warn!("{}", causes(&error));
         }
         Ok(())
     }
@@ -646,24 +661,13 @@ impl Adapters<'_> {
                 monitor.restore_routes(*source, except).await?;
             }
             Action::Shunt { ifindex, shunt } => {
-                let laid = programs.set_shunt(*ifindex, *shunt);
-                // Also where it could not be laid: nothing is left of the attempt.
-                let unused = programs.unused_clsacts(false)?;
-                let released = carrier.release_clsact(&unused).await;
-                laid?;
-                released?;
+                programs.set_shunt(*ifindex, *shunt)?;
                 // One that has joined since it was last heard of throws what is to be thrown when it joins.
                 if shunt.is_some_and(|shunt| shunt.trigger == Trigger::Join) {
                     monitor.ask_for_link(*ifindex)?;
                 }
             }
-            Action::Watch { ifindex, wanted } => {
-                let set = programs.set_watch(*ifindex, *wanted);
-                let unused = programs.unused_clsacts(false)?;
-                let released = carrier.release_clsact(&unused).await;
-                set?;
-                released?;
-            }
+            Action::Watch { ifindex, wanted } => programs.set_watch(*ifindex, *wanted)?,
             Action::WatchAddresses { addresses } => programs.set_watched(addresses)?,
             Action::Answer { ifindex, answers } => {
                 programs.set_answers(*ifindex, answers)?;

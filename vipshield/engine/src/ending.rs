@@ -104,7 +104,9 @@ impl Engine {
         self.bridge_since.is_some_and(is_later)
     }
 
-    pub(super) fn is_calm(&self, now: Duration) -> bool {
+    /// Whether nothing is under way: no NIC is taken or given back, and nothing is to be done or undone.
+    #[must_use]
+    pub fn is_calm(&self, now: Duration) -> bool {
         self.pending.is_empty()
             && self.to_mend().all(|(action, _)| is_optional(action))
             && !self.awaits_a_transition()

@@ -1,8 +1,8 @@
 //! TC programs on interfaces: tcx where the kernel has it (Linux 6.6), a clsact qdisc before.
 
 use std::{
-    collections::{HashMap, HashSet},
-    io,
+    collections::{BTreeSet, HashMap, HashSet},
+    io, mem,
 };
 
 use aya::{
@@ -22,7 +22,7 @@ use vipshield_common::programs;
 use super::{BpfError, has_tcx};
 
 /// A program, and where it goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Classifier {
     WatchIngress,
     WatchEgress,
@@ -69,6 +69,10 @@ impl Classifier {
 #[derive(Default)]
 pub(super) struct Classifiers {
     attached: HashMap<(u32, Classifier), SchedClassifierLinkId>,
+    /// Those of them that are of no use any more.
+    loose: BTreeSet<(u32, Classifier)>,
+    /// A clsact may be of no use any more.
+    untidy: bool,
     /// Interfaces that had no clsact before.
     clsacts: HashSet<u32>,
 }
@@ -96,6 +100,7 @@ impl Classifiers {
         ifindex: u32,
         which: Classifier,
     ) -> Result<(), BpfError> {
+        self.loose.remove(&(ifindex, which));
         if self.attached.contains_key(&(ifindex, which)) {
             return Ok(());
         }
@@ -107,6 +112,7 @@ impl Classifiers {
         let tcx = tcx();
         if !tcx && add_clsact(&name).map_err(|error| failed(error.into()))? {
             self.clsacts.insert(ifindex);
+            self.untidy = true;
         }
         let link = classifier(ebpf, program)?
             .attach_with_options(&name, which.attach_type(), which.options(tcx))
@@ -115,8 +121,23 @@ impl Classifiers {
         Ok(())
     }
 
-    /// Takes a program off an interface, if it is there.
-    pub(super) fn detach(&mut self, ebpf: &mut Ebpf, ifindex: u32, which: Classifier) {
+    /// A program is of no use on an interface any more, if it is there. It stays until it is [taken
+    /// off](Self::take_off): what it acts on is in maps.
+    pub(super) fn detach(&mut self, ifindex: u32, which: Classifier) {
+        if self.attached.contains_key(&(ifindex, which)) {
+            self.loose.insert((ifindex, which));
+        }
+    }
+
+    /// Takes one that is of no use off its interface. False: there is none, nor a clsact that may be unused.
+    ///
+    /// The kernel holds rtnl while it waits for those that may run the program (`tcx_uninstall` in
+    /// `kernel/bpf/tcx.c`): tens of milliseconds in which nobody can change a link, an address or a route.
+    pub(super) fn take_off(&mut self, ebpf: &mut Ebpf) -> bool {
+        let Some((ifindex, which)) = self.loose.pop_first() else {
+            return mem::take(&mut self.untidy);
+        };
+        self.untidy = true;
         if let Some(link) = self.attached.remove(&(ifindex, which)) {
             // Where the interface is gone, so is what was attached to it.
             let detached = classifier(ebpf, which.program()).map(|program| program.detach(link));
@@ -124,6 +145,7 @@ impl Classifiers {
                 debug!("{} of interface {ifindex}: {error}", which.program());
             }
         }
+        true
     }
 
     /// The interfaces on which clsact was made and nothing is attached. Each is named once.

@@ -372,6 +372,12 @@ impl Programs {
         self.port_sentries.post(&mut self.ebpf)
     }
 
+    /// Takes one classifier that is of no use any more off its interface, which is to be done while nothing is
+    /// under way: the kernel waits meanwhile. False: nothing has to be done, and no clsact became unused.
+    pub fn tidy(&mut self) -> bool {
+        self.classifiers.take_off(&mut self.ebpf)
+    }
+
     /// Takes over what a vipshield that is gone has left on interfaces: nothing of it does anything any
     /// more.
     pub fn adopt_classifiers(&mut self) -> Result<(), BpfError> {

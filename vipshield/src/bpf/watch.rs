@@ -63,7 +63,7 @@ impl Watches {
             if wanted {
                 classifiers.attach(ebpf, ifindex, which)?;
             } else {
-                classifiers.detach(ebpf, ifindex, which);
+                classifiers.detach(ifindex, which);
             }
         }
         Ok(())

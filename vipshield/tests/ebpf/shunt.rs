@@ -330,6 +330,7 @@ pub(crate) fn half_laid() -> Result<(), Failed> {
     check(stage.programs.set_shunt(nic, Some(laid)).is_err(), "there is no such bearer")?;
     check(attached()? != 0, "half of it was laid")?;
     stage.programs.set_shunt(nic, None)?;
+    while stage.programs.tidy() {}
     let unused = stage.programs.unused_clsacts(true)?;
     stage.block_on(Carrier::new(stage.handle()).release_clsact(&unused))?;
     check(attached()? == 0, "no program is on the NIC")?;

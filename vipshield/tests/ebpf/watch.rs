@@ -419,16 +419,22 @@ pub(crate) fn nothing_stays() -> Result<(), Failed> {
     check(shunt::attached()? == 1, "it is there once")?;
     let laid = shunt::shunt(bridge, Trigger::Cut);
     stage.programs.set_shunt(nic, Some(laid))?;
-    stage.programs.set_watch(nic, false)?;
+    for wanted in [false, true, false] {
+        stage.programs.set_watch(nic, wanted)?;
+        check(shunt::attached()? == 2, "it stays until nothing is under way, and is used again")?;
+    }
+    while stage.programs.tidy() {}
     check(stage.programs.unused_clsacts(true)?.is_empty(), "the shunt's is in use")?;
     check(shunt::attached()? == 1, "the shunt stays")?;
     stage.programs.set_watch(nic, true)?;
     stage.programs.set_shunt(nic, None)?;
+    while stage.programs.tidy() {}
     let unused = stage.programs.unused_clsacts(true)?;
     check(!unused.contains(&nic), "the watch's is in use")?;
     stage.block_on(carrier.release_clsact(&unused))?;
     check(shunt::attached()? == 1, "the watch stays")?;
     stage.programs.set_watch(nic, false)?;
+    while stage.programs.tidy() {}
     check(stage.programs.unused_clsacts(false)?.is_empty(), "what is up keeps it until the end")?;
     let unused = stage.programs.unused_clsacts(true)?;
     stage.block_on(carrier.release_clsact(&unused))?;
@@ -438,6 +444,7 @@ pub(crate) fn nothing_stays() -> Result<(), Failed> {
     stage.delete_link("br0")?;
     check(stage.programs.set_watch(bridge, true).is_err(), "there is no such interface")?;
     stage.programs.set_watch(bridge, false)?;
+    while stage.programs.tidy() {}
     check(stage.programs.unused_clsacts(true)?.is_empty(), "nothing is to be released")
 }
 
