@@ -103,6 +103,9 @@ impl Keepalived {
             .arg("-f")
             .arg(&conf)
             .args(["-p".into(), file("keepalived.pid"), "-r".into(), file("vrrp.pid")])
+            // Of children that are not started it looks at the files as well: two keepalived that start in the
+            // same moment take each other for themselves.
+            .args(["-c".into(), file("checkers.pid"), "-b".into(), file("bfd.pid")])
             .inside(&node.host.namespace);
         let program = match &config.keepalived.root {
             Some(root) => program.rooted(root)?,
