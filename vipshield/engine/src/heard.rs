@@ -217,13 +217,7 @@ impl Engine {
     /// NIC nothing tells whose it is.
     fn adopt(&mut self, nic: u32, family: Family, addresses: &[IpAddr]) {
         let Some(nic) = self.nics.get(&nic) else { return };
-        let mut speakers = self
-            .world
-            .daemons
-            .values()
-            .filter(|daemon| daemon.role == Role::Vrrp && speaks(daemon, nic, family))
-            .map(|daemon| daemon.pid);
-        let (Some(pid), None) = (speakers.next(), speakers.next()) else { return };
+        let Some(pid) = self.only_speaker(nic, family) else { return };
         for ip in addresses {
             if !self.world.vips.is_known(*ip)
                 && (self.is_at_home(*ip) || self.may_be_elsewhere(*ip))
@@ -233,6 +227,17 @@ impl Engine {
                 tell(&mut self.actions, Weight::Info, None, text);
             }
         }
+    }
+
+    /// The process of the daemon that speaks VRRP of this family on a NIC; none if there are several.
+    pub(super) fn only_speaker(&self, nic: &Nic, family: Family) -> Option<u32> {
+        let mut speakers = self
+            .world
+            .daemons
+            .values()
+            .filter(|daemon| daemon.role == Role::Vrrp && speaks(daemon, nic, family))
+            .map(|daemon| daemon.pid);
+        speakers.next().filter(|_| speakers.next().is_none())
     }
 }
 

@@ -24,6 +24,7 @@ mod health;
 mod heard;
 mod heeding;
 mod intake;
+mod missing;
 mod names;
 mod nic;
 mod notice;
@@ -55,6 +56,7 @@ mod world;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    net::IpAddr,
     time::Duration,
 };
 
@@ -183,6 +185,8 @@ pub struct Engine {
     turnover_until: Option<Duration>,
     /// Where VIPs are, and what is to be said of that.
     announcer: Announcer,
+    /// VIPs that are nowhere though a daemon here owns them, since when.
+    missing_since: BTreeMap<IpAddr, Duration>,
     /// Whether what concerns no NIC needs no look at everything.
     rest: Rest,
     /// When everything was looked at last: what was due by then is done, or will be tried again.
@@ -237,6 +241,7 @@ impl Engine {
             tally: Tally::default(),
             turnover_until: None,
             announcer: Announcer::default(),
+            missing_since: BTreeMap::new(),
             rest: Rest::default(),
             evaluated: Duration::ZERO,
             started: false,
@@ -353,6 +358,7 @@ impl Engine {
         }
         self.restore_routes(now);
         self.settle_vips();
+        self.restore_vips(now);
         self.mind_silence(now);
         self.find_strangers(now);
         self.find_conflicts(now);

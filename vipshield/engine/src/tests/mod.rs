@@ -16,6 +16,7 @@ mod ipv6;
 mod keepalived;
 mod kube_ovn;
 mod many;
+mod missing;
 mod names;
 mod node;
 mod outranked;

@@ -20,6 +20,12 @@ pub struct Address {
 }
 
 impl Address {
+    /// An address that has no subnet, as keepalived adds one that is configured without a prefix length.
+    #[must_use]
+    pub const fn host(ip: IpAddr) -> Self {
+        Self { ip, prefix_len: if ip.is_ipv4() { 32 } else { 128 } }
+    }
+
     /// 169.254.0.0/16 or `fe80::/10`: Kube-OVN leaves these where they are.
     #[must_use]
     pub const fn is_link_local(&self) -> bool {
