@@ -68,6 +68,9 @@ const BEAT: Duration = Duration::from_millis(250);
 /// is longer under way is lost, and the request may be repeated.
 const ANSWER: Duration = Duration::from_secs(5);
 
+/// An address is shown within so long, a busy kernel included.
+const SHOWN: Duration = Duration::from_millis(500);
+
 /// vipshield cannot go on.
 #[derive(Debug, Error)]
 pub enum DriverError {
@@ -125,6 +128,8 @@ enum ActionError {
     Announce(#[from] AnnounceError),
     #[error("the kernel has not answered for {} s", ANSWER.as_secs())]
     Unanswered(#[from] Elapsed),
+    #[error("the loop was away for too long, so that the guard withholds nothing for the moment")]
+    Open,
 }
 
 /// Everything the driver works with.
@@ -269,7 +274,7 @@ impl Driver {
             let mut turn = Turn::default();
             let mut due = driver.next(&mut turn, &mut beat, &mut signals).await?;
             let (begun, moving) = (monotonic()?, driver.work.engine.in_transition());
-            // Here and nowhere else, or a loop that never comes back would withhold for ever.
+            // Here and at the beginning, nowhere else, or a loop that never comes back would withhold for ever.
             if driver.work.wake(begun) {
                 driver.pulse.alive();
             }
@@ -327,27 +332,27 @@ impl Driver {
             Ok(nics) => self.feed([Event::Carried { nics }]).await?,
             Err(error) => warn!("what an earlier vipshield carries cannot be told: {error}"),
         }
-        at_work(&mut succession).await;
+        self.at_work(&mut succession).await;
         let snapshot = self.parts.monitor.snapshot().await?;
-        at_work(&mut succession).await;
+        self.at_work(&mut succession).await;
         let (daemons, _) = self.look()?;
-        at_work(&mut succession).await;
+        self.at_work(&mut succession).await;
         let names = self.parts.pins.names(&cookies(&daemons));
         self.feed([Event::Inherited { names }]).await?;
         if let Some(from) = state {
             self.feed([Event::TakenOver { from }]).await?;
         }
         self.feed([snapshot]).await?;
-        at_work(&mut succession).await;
+        self.at_work(&mut succession).await;
         let speakers = self.parts.scanner.speakers();
         self.feed([Event::Speakers { speakers }, Event::Daemons { daemons }]).await?;
         match self.parts.vips.moved().await {
             Ok(moved) => self.feed([Event::Moved { addresses: moved }]).await?,
             Err(error) => warn!("what an earlier vipshield has moved cannot be told: {error}"),
         }
-        at_work(&mut succession).await;
+        self.at_work(&mut succession).await;
         self.settle().await?;
-        at_work(&mut succession).await;
+        self.at_work(&mut succession).await;
         // Only now does the table of NICs say as much as that of the one before.
         self.parts.pins.keep(&self.parts.programs);
         // By now it is known what of it is wanted.
@@ -359,6 +364,15 @@ impl Driver {
         let Some(succession) = succession else { return Ok(true) };
         self.parts.server.step_in()?;
         Ok(succession.taken().await)
+    }
+
+    /// It has come a step further with its beginning: it is alive, and the vipshield from which it takes over is to
+    /// know that it is not stuck.
+    async fn at_work(&self, succession: &mut Option<Box<Succession>>) {
+        self.pulse.alive();
+        if let Some(succession) = succession {
+            succession.at_work().await;
+        }
     }
 
     /// What is due, of each source once in a wake; waits for the first. None: all that had something had
@@ -572,13 +586,13 @@ impl Driver {
 
     /// Hands events to the engine and carries out what follows.
     async fn feed(&mut self, events: impl IntoIterator<Item = Event>) -> Result<(), DriverError> {
-        let Self { parts, looks, recent, work, .. } = self;
-        work.feed(events, &mut Adapters { parts, looks, recent }).await
+        let Self { parts, looks, recent, work, pulse, .. } = self;
+        work.feed(events, &mut Adapters { parts, looks, recent, pulse }).await
     }
 
     async fn settle(&mut self) -> Result<(), DriverError> {
-        let Self { parts, looks, recent, work, .. } = self;
-        work.settle(&mut Adapters { parts, looks, recent }).await
+        let Self { parts, looks, recent, work, pulse, .. } = self;
+        work.settle(&mut Adapters { parts, looks, recent, pulse }).await
     }
 }
 
@@ -587,6 +601,7 @@ struct Adapters<'a> {
     parts: &'a mut Parts,
     looks: &'a mut Looks,
     recent: &'a mut Recent,
+    pulse: &'a Pulse,
 }
 
 impl Hands for Adapters<'_> {
@@ -697,6 +712,10 @@ impl Adapters<'_> {
                 return Ok((!replayed?).then_some(seen));
             }
             Action::ShowAddress { ifindex, address } => {
+                // It is put on the NIC and taken off again, and the daemons must not hear of the second.
+                if address.is_some() && !self.pulse.withholds(SHOWN) {
+                    return Err(ActionError::Open);
+                }
                 // It is to pass whatever they are taken to know.
                 programs.begin_epoch(*ifindex)?;
                 replay.show(*ifindex, *address).await?;
@@ -723,13 +742,6 @@ async fn next_scrape(scrapes: &mut Option<Scrapes>) -> Option<oneshot::Sender<St
     match scrapes {
         Some(scrapes) => scrapes.next().await,
         None => pending().await,
-    }
-}
-
-/// Has the vipshield from which this one takes over know that it is not stuck.
-async fn at_work(succession: &mut Option<Box<Succession>>) {
-    if let Some(succession) = succession {
-        succession.at_work().await;
     }
 }
 

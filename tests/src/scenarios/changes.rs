@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
 use tokio::sync::Notify;
 
 use super::ground::{Ground, Place, insist, on_guard};
@@ -15,7 +16,7 @@ use super::{Context, Runs, Scenario};
 use crate::clock;
 use crate::config::{DatapathKind, LabConfig};
 use crate::measure::Role;
-use crate::sequence::{Answer, Hooks, Sequence, Step, Verdict};
+use crate::sequence::{Answer, Hooks, Sequence, Step, Undisturbed, Verdict};
 use crate::stack::Stack;
 use crate::vipshield::Vipshield;
 
@@ -122,6 +123,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             Box::pin(killed_at_random(context, role, rounds))
         }));
     }
+    let about = "keepalived has read nothing of what it was told while no vipshield ran when the next one guards it: it \
+                 comes right by itself";
+    all.push(Scenario::new("killed-daemon-behind", about, true, |context| {
+        Box::pin(killed_and_behind(context))
+    }));
     all
 }
 
@@ -295,6 +301,32 @@ async fn killed_at_random(context: Context, role: Role, rounds: usize) -> Runs {
         );
         ensure!(noticed < rounds / 2, "no better than without vipshield");
         ground.finish().await
+    };
+    let outcome = outcome.await;
+    ended(ground, &context, outcome).await
+}
+
+/// On a busy machine keepalived gets its turn last: whatever the guard withholds comes behind what is in its
+/// sockets already.
+async fn killed_and_behind(context: Context) -> Runs {
+    let mut ground =
+        Ground::furnished(&context, Role::Master, |config| config.shield = SHIELD).await?;
+    let outcome = async {
+        ground.start_vipshield().await?;
+        let keepalived = ground.lab.node(0)?.keepalived.as_ref();
+        let child = keepalived.context("keepalived does not run")?.vrrp_child()?;
+        ground.take_vipshield()?.kill().await?;
+        kill(child, Signal::SIGSTOP)?;
+        let taken = async {
+            Sequence::Bind.run(&ground.lab, &mut Undisturbed).await.outcome?;
+            ground.start_vipshield().await
+        };
+        let taken = taken.await;
+        kill(child, Signal::SIGCONT)?;
+        taken?;
+        ground.place = Place::Bridged;
+        ground.arrived().await?;
+        ground.begin_anew().await
     };
     let outcome = outcome.await;
     ended(ground, &context, outcome).await

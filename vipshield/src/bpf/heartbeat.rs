@@ -59,27 +59,33 @@ impl Heartbeat {
     /// that it is [alive](Pulse::alive). The guard passes everything [`STALL_NS`] after it said so
     /// last, and once the pulse is dropped.
     pub(super) fn keep(self, now_ns: fn() -> u64) -> io::Result<Pulse> {
-        let alive = Arc::new(AtomicU64::new(now_ns()));
+        let times = Arc::new(Times { alive: AtomicU64::new(now_ns()), until: AtomicU64::new(0) });
         let (end, ended) = mpsc::channel();
-        let seen = Arc::clone(&alive);
+        let seen = Arc::clone(&times);
         let beating = thread::Builder::new().name("heartbeat".to_owned());
         let thread = beating.spawn(move || keep(self, &seen, &ended, now_ns))?;
-        Ok(Pulse { alive, end: Some(end), thread: Some(thread), now_ns })
+        Ok(Pulse { times, end: Some(end), thread: Some(thread), now_ns })
     }
 }
 
-fn keep(
-    mut heartbeat: Heartbeat,
-    alive: &AtomicU64,
-    ended: &mpsc::Receiver<()>,
-    now_ns: fn() -> u64,
-) {
+/// What the loop and the thread tell each other, in `CLOCK_MONOTONIC` nanoseconds.
+#[derive(Debug)]
+struct Times {
+    /// When the loop said last that it is alive.
+    alive: AtomicU64,
+    /// Until when the guard may withhold anything, as the programs know it.
+    until: AtomicU64,
+}
+
+fn keep(mut heartbeat: Heartbeat, times: &Times, ended: &mpsc::Receiver<()>, now_ns: fn() -> u64) {
     loop {
-        if let Err(error) = heartbeat.set(until(now_ns(), alive.load(Ordering::Relaxed))) {
+        let until = until(now_ns(), times.alive.load(Ordering::Relaxed));
+        if let Err(error) = heartbeat.set(until) {
             // It goes stale, and everything passes.
             error!("the guard withholds nothing any more: {}", causes(&error));
             return;
         }
+        times.until.store(until, Ordering::Relaxed);
         match ended.recv_timeout(PERIOD) {
             Err(mpsc::RecvTimeoutError::Timeout) => {}
             Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => break,
@@ -99,7 +105,7 @@ const fn until(now_ns: u64, alive_ns: u64) -> u64 {
 
 /// A heartbeat that is kept. Dropping it makes every guard pass everything.
 pub struct Pulse {
-    alive: Arc<AtomicU64>,
+    times: Arc<Times>,
     end: Option<mpsc::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     now_ns: fn() -> u64,
@@ -108,13 +114,14 @@ pub struct Pulse {
 impl Pulse {
     /// The loop has come so far, and told by now what was due.
     pub fn alive(&self) {
-        self.alive.store((self.now_ns)(), Ordering::Relaxed);
+        self.times.alive.store((self.now_ns)(), Ordering::Relaxed);
     }
 
-    /// Whether the loop has said lately that it is alive: the guard withholds for as long as it has.
+    /// Whether the guard goes on to withhold for so long at the least, whatever the loop does.
     #[must_use]
-    pub fn is_fresh(&self) -> bool {
-        (self.now_ns)() < self.alive.load(Ordering::Relaxed).saturating_add(STALL_NS)
+    pub fn withholds(&self, long: Duration) -> bool {
+        let long = u64::try_from(long.as_nanos()).unwrap_or(u64::MAX);
+        (self.now_ns)().saturating_add(long) < self.times.until.load(Ordering::Relaxed)
     }
 
     /// Whether the heartbeat is kept still.
