@@ -32,12 +32,8 @@ const fn variant(name: &'static str, about: &'static str, change: fn(&mut LabCon
     Variant { name, about, change }
 }
 
-/// A retransmission or two (200 and 400 ms) on a busy machine. A node without a way to its own network has none before
-/// the move is over.
-const STALL: Duration = Duration::from_millis(1500);
-
 /// What a node can look like.
-const NODES: [Variant; 18] = [
+const NODES: [Variant; 17] = [
     variant("rp-filter-strict", "the kernel drops what comes in by another way", |lab| {
         rp_filter(lab, 1);
     }),
@@ -110,15 +106,6 @@ const NODES: [Variant; 18] = [
                 "ip route add 203.0.113.0/24 via 192.0.2.101 dev ens192 src 192.0.2.11 metric 50",
             );
             run(lab, "ip route add blackhole 198.51.100.128/25");
-        },
-    ),
-    variant(
-        "many-routes",
-        "more routes than are carried, to networks as large as its own",
-        |lab| {
-            let all = "for n in $(seq 0 299); do \
-                   echo route add 10.$((n / 256)).$((n % 256)).0/24 via 192.0.2.100 dev ens192; done";
-            run(lab, &format!("({all}) | ip -batch -"));
         },
     ),
     variant("ipv6-detection", "IPv6 addresses that are checked for duplicates", |lab| {
@@ -269,8 +256,6 @@ async fn undisturbed(context: &Context, lab: &mut Lab) -> Result<()> {
             ensure!(seen.transitions.is_empty(), "transitions: {:?}", seen.transitions);
             ensure!(seen.owners_max == 1, "{} owners at a time", seen.owners_max);
             ensure!(seen.tcp.is_some_and(|tcp| tcp.alive), "the TCP connection is broken");
-            let stall = seen.tcp.map_or(0.0, |tcp| tcp.longest_stall_ms);
-            ensure!(stall < clock::millis(clock::patience(STALL)), "no word for {stall} ms");
             for seen in &further {
                 let VipSeen { vip, owners_max, tcp, .. } = seen;
                 ensure!(*owners_max == 1, "{vip}: {owners_max} owners at a time");
