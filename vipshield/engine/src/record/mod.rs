@@ -47,6 +47,26 @@ pub struct Clocks {
     pub unix_ms: u64,
 }
 
+impl Clocks {
+    /// A time of the engine's as what has passed of its day (UTC).
+    #[must_use]
+    pub fn since_midnight(self, at: Duration) -> Duration {
+        const DAY_MS: u128 = 86_400_000;
+        let began = Duration::from_nanos(self.monotonic_ns);
+        let unix = Duration::from_millis(self.unix_ms).saturating_add(at).saturating_sub(began);
+        Duration::from_millis(u64::try_from(unix.as_millis() % DAY_MS).unwrap_or(0))
+    }
+
+    /// The same in hours, minutes, seconds and milliseconds.
+    #[must_use]
+    pub fn time_of_day(self, at: Duration) -> String {
+        let time = self.since_midnight(at);
+        let seconds = time.as_secs();
+        let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+        format!("{hours:02}:{minutes:02}:{:02}.{:03}", seconds % 60, time.subsec_millis())
+    }
+}
+
 /// Any other line: what was told at a time, and what was then asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -1,5 +1,7 @@
 //! A recording, played through the engine again: what followed from each event, and by which rules.
 
+pub mod picture;
+pub mod svg;
 mod view;
 mod words;
 

@@ -1,0 +1,125 @@
+//! Events and actions in a few words, as they stand beside a mark.
+
+use std::net::IpAddr;
+
+use crate::{About, Action, Link, Route, Trigger};
+
+/// What is another of a link.
+pub(super) fn link(was: Option<&Link>, link: &Link) -> String {
+    let Some(was) = was else { return format!("{} appears", link.name) };
+    let mut words = Vec::new();
+    if was.name != link.name {
+        words.push(format!("called {}", link.name));
+    }
+    if was.up != link.up {
+        words.push(if link.up { "up" } else { "down" }.to_owned());
+    } else if was.running != link.running {
+        words.push(if link.running { "carrier" } else { "no carrier" }.to_owned());
+    }
+    if was.master != link.master {
+        words.push(if link.master.is_some() { "a port" } else { "no port" }.to_owned());
+    }
+    if was.mac != link.mac {
+        words.push("another MAC".to_owned());
+    }
+    if words.is_empty() { "link".to_owned() } else { words.join(", ") }
+}
+
+pub(super) fn route(sign: char, route: &Route) -> String {
+    if route.prefix_len == 0 {
+        return format!("{sign}default");
+    }
+    format!("{sign}{}/{}", route.destination, route.prefix_len)
+}
+
+/// What was not told.
+pub(super) fn about(about: &About) -> String {
+    match about {
+        About::AddressRemoval { address } => format!("\u{2212}{}", address.ip),
+        About::AdminDown => "down".to_owned(),
+        About::CarrierLoss => "no carrier".to_owned(),
+        About::Rename { name } | About::NameConflict { name } => format!("called {name}"),
+        About::BridgePort => String::new(),
+        About::OwnAddress { .. } => "vipshield's own".to_owned(),
+        About::KnownAddress { ip } => format!("+{ip}"),
+    }
+}
+
+/// The row in which an action stands, and a few words; none if it changes nothing that people look for here.
+pub(super) fn action(action: &Action, name: impl Fn(u32) -> String) -> Option<(Row, String)> {
+    let with = |verb: &str, ip: &IpAddr| format!("{verb} {ip}");
+    Some(match action {
+        Action::SetPolicy { .. } => (Row::Guard, "policy".to_owned()),
+        Action::ClearPolicy { .. } => (Row::Guard, "policy ends".to_owned()),
+        Action::Guard { .. } => (Row::Guard, "guard".to_owned()),
+        Action::Unguard { .. } => (Row::Guard, "unguard".to_owned()),
+        Action::Carry { new, .. } if new.is_empty() => (Row::Carry, "carry ends".to_owned()),
+        Action::Carry { .. } => (Row::Carry, "carry".to_owned()),
+        Action::RestoreRoutes { .. } => (Row::Carry, "routes restored".to_owned()),
+        Action::Answer { answers, .. } if answers.addresses.is_empty() => {
+            (Row::Carry, "answers end".to_owned())
+        }
+        Action::Answer { .. } => (Row::Carry, "answer ARP".to_owned()),
+        Action::Shunt { shunt: None, .. } => (Row::Shunt, "taken up".to_owned()),
+        Action::Shunt { shunt: Some(shunt), .. } => {
+            let words = match (shunt.over, shunt.trigger) {
+                (true, _) => "over",
+                (false, Trigger::Join) => "laid, thrown when the NIC joins",
+                (false, Trigger::Cut) => "laid, thrown when the NIC is cut off",
+            };
+            (Row::Shunt, words.to_owned())
+        }
+        Action::RemoveVip { address, .. } => (Row::Vips, with("remove", &address.ip)),
+        Action::MoveVip { address, to, .. } => {
+            (Row::Vips, format!("move {} to {}", address.ip, name(*to)))
+        }
+        Action::Announce { address, .. } => (Row::Vips, with("announce", address)),
+        Action::StandIn { wanted: true, .. } => (Row::Vips, "stand-in".to_owned()),
+        Action::StandIn { .. } => (Row::Vips, "stand-in ends".to_owned()),
+        Action::Rebind { to, .. } => (Row::Sockets, format!("rebind to {}", name(*to))),
+        Action::SetOpening { opening: Some(_), .. } => (Row::Sockets, "new ones led".to_owned()),
+        Action::SetOpening { .. } => (Row::Sockets, "new ones as asked".to_owned()),
+        Action::Speak { .. } => (Row::Sockets, "source".to_owned()),
+        Action::ResyncLink { .. } => (Row::Told, "link".to_owned()),
+        Action::ReplayRemoval { address, .. } => (Row::Told, format!("\u{2212}{}", address.ip)),
+        Action::ShowAddress { address: Some(address), .. } => {
+            (Row::Told, format!("+{}", address.ip))
+        }
+        Action::ShowAddress { .. } => (Row::Told, "none of its own".to_owned()),
+        Action::SetCommandPorts { .. }
+        | Action::Listen { .. }
+        | Action::Watch { .. }
+        | Action::WatchAddresses { .. }
+        | Action::SetProbe { .. }
+        | Action::Rescan
+        | Action::Tell { .. }
+        | Action::Finish { .. } => return None,
+    })
+}
+
+/// Rows of what vipshield did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Row {
+    Guard,
+    Carry,
+    Shunt,
+    Vips,
+    Sockets,
+    Told,
+    /// What failed, and is else not shown.
+    Other,
+}
+
+impl Row {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Guard => "guard",
+            Self::Carry => "carry, routes",
+            Self::Shunt => "shunt",
+            Self::Vips => "VIPs",
+            Self::Sockets => "VRRP sockets",
+            Self::Told => "tell daemons",
+            Self::Other => "other",
+        }
+    }
+}
