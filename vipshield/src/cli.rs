@@ -55,7 +55,7 @@ pub enum Command {
     Rules(Rules),
     /// Write down what the running vipshield saw and did in the last minutes.
     Record(Record),
-    /// Show what followed from each event of a recording, and by which rules.
+    /// Show what followed from each event of a recording, and by which rules; or draw a transition (`--svg`).
     Explain(Explain),
     /// Take what a vipshield that was killed has left off the daemons of this network namespace.
     Cleanup(Cleanup),

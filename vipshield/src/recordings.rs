@@ -1,7 +1,10 @@
 //! `vipshield rules`, `vipshield record` and `vipshield explain`.
 
 use std::{
-    fs::OpenOptions, io::Write as _, os::unix::fs::OpenOptionsExt as _, path::Path,
+    fs::{self, OpenOptions},
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
     process::ExitCode,
 };
 
@@ -66,6 +69,15 @@ pub(super) fn record(options: &Record) -> Result<ExitCode> {
 /// Explains a recording.
 pub(super) fn explain(options: &Explain) -> Result<ExitCode> {
     let recording = recording::read(&options.file)?;
+    if let Some(path) = &options.svg {
+        let drawn = recording::explain_svg(&recording, options.at)?;
+        if path == Path::new("-") {
+            show(&drawn)?;
+        } else {
+            fs::write(path, drawn).with_context(|| path.display().to_string())?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
     show(&match options.output {
         Output::Text => recording::explain_text(&recording, options.at),
         Output::Json => recording::explain_json(&recording, options.at)?,

@@ -43,9 +43,13 @@ pub struct Explain {
     /// The recording
     pub file: PathBuf,
     /// Show only where things stood then: a time of day (UTC, as 10:31:07.412), or so many seconds after the
-    /// recording's first event (as +12.5)
+    /// recording's first event (as +12.5); with `--svg`, the transition then
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub at: Option<Moment>,
+    /// Draw the last transition instead: what the kernel said, what daemons were told and what was withheld from
+    /// them, phases, VIPs, adverts, and what vipshield did, over one axis of time; `-` is the standard output
+    #[arg(long, value_name = "OUT", conflicts_with = "output")]
+    pub svg: Option<PathBuf>,
     /// Format of the answer
     #[arg(short, long, value_name = "FORMAT", default_value = "text")]
     pub output: Output,

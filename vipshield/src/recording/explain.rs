@@ -4,12 +4,16 @@ use std::{fmt::Write as _, time::Duration};
 
 use serde::Serialize;
 
-use super::{Recording, time_of_day};
+use super::Recording;
 use crate::{
     cli::Moment,
     engine::{
         record::{Clocks, Entry},
-        replay::{NicView, Replay, Step},
+        replay::{
+            NicView, Replay, Step,
+            picture::{NoPicture, picture},
+            svg::svg,
+        },
     },
 };
 
@@ -37,7 +41,7 @@ pub fn explain_text(recording: &Recording, at: Option<Moment>) -> String {
     }
     for step in &steps {
         differing += usize::from(!step.differs.is_empty());
-        let mut time = clock(clocks, Duration::from_nanos(step.at_ns));
+        let mut time = clocks.time_of_day(Duration::from_nanos(step.at_ns));
         let marked = [
             ("", &step.events),
             ("  = ", &step.changes),
@@ -68,10 +72,16 @@ pub fn explain_json(recording: &Recording, at: Option<Moment>) -> serde_json::Re
     let steps = play(recording, at);
     let skipped = if at.is_some() { steps.len().saturating_sub(1) } else { 0 };
     let timed = steps.into_iter().skip(skipped).map(|step| {
-        let time = clock(recording.header.clocks, Duration::from_nanos(step.at_ns));
+        let time = recording.header.clocks.time_of_day(Duration::from_nanos(step.at_ns));
         Timed { time, step }
     });
     serde_json::to_string_pretty(&timed.collect::<Vec<_>>()).map(|text| text + "\n")
+}
+
+/// A transition as a picture: the last one, or the one at a moment.
+pub fn explain_svg(recording: &Recording, at: Option<Moment>) -> Result<String, NoPicture> {
+    let at = at.map(|at| moment(recording, at));
+    picture(&recording.header, &recording.entries, at).map(|picture| svg(&picture))
 }
 
 /// What whoever reads on should know.
@@ -112,7 +122,7 @@ fn moment(recording: &Recording, at: Moment) -> Duration {
     match at {
         Moment::After(after) => began.saturating_add(after),
         Moment::OfDay(time) => {
-            let first = time_of_day(recording.header.clocks, began);
+            let first = recording.header.clocks.since_midnight(began);
             let day = if time >= first { Duration::ZERO } else { DAY };
             let after = time.saturating_add(day).saturating_sub(first);
             // A time is said to the millisecond, and what happened in that counts.
@@ -122,25 +132,18 @@ fn moment(recording: &Recording, at: Moment) -> Duration {
 }
 
 fn state(text: &mut String, clocks: Clocks, step: &Step, at: Duration) {
-    let now = clock(clocks, Duration::from_nanos(step.at_ns));
-    let _ = writeln!(text, "as of {} (the last event was at {now})", clock(clocks, at));
+    let now = clocks.time_of_day(Duration::from_nanos(step.at_ns));
+    let _ = writeln!(text, "as of {} (the last event was at {now})", clocks.time_of_day(at));
     for NicView { nic, phase, phase_rule, bearer, policy, policy_rule, untrue } in &step.nics {
         let bearer = bearer.as_deref().unwrap_or("unknown");
         let _ = writeln!(text, "{nic}: {phase} (rule {phase_rule}), bearer {bearer}");
         let _ = writeln!(text, "  guard: {policy} (rule {policy_rule})");
         for untrue in untrue {
-            let due = clock(clocks, Duration::from_nanos(untrue.due_ns));
+            let due = clocks.time_of_day(Duration::from_nanos(untrue.due_ns));
             let _ = writeln!(text, "  untrue to the daemons: {}, told at {due}", untrue.what);
         }
     }
     if step.nics.is_empty() {
         text.push_str("no NIC is guarded\n");
     }
-}
-
-fn clock(clocks: Clocks, at: Duration) -> String {
-    let time = time_of_day(clocks, at);
-    let seconds = time.as_secs();
-    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
-    format!("{hours:02}:{minutes:02}:{:02}.{:03}", seconds % 60, time.subsec_millis())
 }

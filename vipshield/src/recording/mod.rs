@@ -6,14 +6,14 @@ mod explain;
 mod file;
 mod read;
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use log::warn;
 use thiserror::Error;
 
 use self::file::File;
 pub use self::{
-    explain::{explain_json, explain_text},
+    explain::{explain_json, explain_svg, explain_text},
     read::{ReadError, Recording, read},
 };
 use crate::{
@@ -90,12 +90,4 @@ impl Recorder {
         }
         Ok(text)
     }
-}
-
-/// A time of the engine's as a time of day (UTC).
-fn time_of_day(clocks: Clocks, at: Duration) -> Duration {
-    const DAY_MS: u128 = 86_400_000;
-    let began = Duration::from_nanos(clocks.monotonic_ns);
-    let unix = Duration::from_millis(clocks.unix_ms).saturating_add(at).saturating_sub(began);
-    Duration::from_millis(u64::try_from(unix.as_millis() % DAY_MS).unwrap_or(0))
 }

@@ -29,6 +29,8 @@ pub(super) struct Said {
 pub(super) struct OfNic {
     pub(super) name: String,
     pub(super) bearers: BTreeSet<u32>,
+    /// Those that are bridges.
+    pub(super) bridges: BTreeSet<u32>,
     pub(super) phases: Vec<Phase>,
     pub(super) phase: Band,
     pub(super) untrue: Band,
@@ -107,6 +109,7 @@ impl Gather {
         let of = self.nics.entry(ifindex).or_default();
         of.name.clone_from(&nic.name);
         of.bearers.extend(nic.bearers.iter().copied());
+        of.bridges.extend(nic.bearers.iter().filter(|it| engine.world.is_bridge(**it)));
         if of.phases.last() != Some(&nic.phase) {
             // Of those before the transition only the last counts.
             if at < self.transition.from {
@@ -134,7 +137,7 @@ impl Gather {
         let carried: BTreeSet<IpAddr> =
             nic.carry.iter().flat_map(|plan| plan.addresses.iter().copied()).collect();
         let carried: Vec<String> = carried.iter().map(IpAddr::to_string).collect();
-        let carried = (!carried.is_empty()).then(|| (Shade::Away, carried.join(", ")));
+        let carried = (!carried.is_empty()).then(|| (Shade::Kept, carried.join(", ")));
         of.carried.set(at, carried, shown);
     }
 
@@ -144,7 +147,7 @@ impl Gather {
         match event {
             Event::Link { link } => {
                 let was = self.links.get(&link.ifindex).or_else(|| engine.world.link(link.ifindex));
-                let short = short::link(was, link);
+                let short = short::link(was, link, name);
                 self.links.insert(link.ifindex, link.clone());
                 self.said(link.ifindex, event, mark(Kind::Said, short));
             }
@@ -279,7 +282,7 @@ fn place(engine: &Engine, ip: IpAddr) -> (Shade, String) {
         .any(|nic| nic.carry.last().is_some_and(|plan| plan.addresses.contains(&ip)));
     match on.as_slice() {
         [] if !engine.world.vips.is_wanted(ip) => (Shade::Idle, "not on this node".to_owned()),
-        [] if is_carried => (Shade::Moving, "nowhere, carried".to_owned()),
+        [] if is_carried => (Shade::Kept, "nowhere, carried".to_owned()),
         [] => (Shade::Bad, "nowhere".to_owned()),
         [one] if engine.nics.contains_key(one) => (Shade::Home, "on the NIC".to_owned()),
         [one] => (Shade::Away, format!("on {}", name(*one))),

@@ -91,7 +91,15 @@ impl Gather {
             .iter()
             .filter(|said| !said.is_route && concerned.contains(&said.ifindex))
             .filter(|said| !reports.has(said.mark.at, &said.event))
-            .map(|said| Mark { kind: Kind::Told, ..said.mark.clone() })
+            .map(|said| {
+                let is_nic = nics.iter().any(|(nic, _)| *nic == said.ifindex);
+                let short = match said.mark.short.as_str() {
+                    "" => String::new(),
+                    short if is_nic => short.to_owned(),
+                    short => format!("{}: {short}", who(nics, said.ifindex)),
+                };
+                Mark { kind: Kind::Told, short, ..said.mark.clone() }
+            })
             .collect();
         let mut daemons: Vec<(&u32, &(String, Extent))> = self.daemons.iter().collect();
         limit(&mut daemons, "daemons", left_out);
@@ -121,8 +129,7 @@ fn said_lanes(nics: &[(u32, OfNic)], said: &[Said]) -> Vec<Lane> {
     for (ifindex, nic) in nics {
         let others = nic.bearers.iter().filter(|bearer| *bearer != ifindex);
         for of in std::iter::once(ifindex).chain(others) {
-            let who =
-                if of == ifindex { format!("the NIC ({of})") } else { format!("interface {of}") };
+            let who = who(nics, *of);
             for (is_route, what) in [(false, "link, addresses"), (true, "routes")] {
                 let its = said.iter().filter(|it| it.ifindex == *of && it.is_route == is_route);
                 let marks: Vec<Mark> = its.map(|said| said.mark.clone()).collect();
@@ -134,6 +141,16 @@ fn said_lanes(nics: &[(u32, OfNic)], said: &[Said]) -> Vec<Lane> {
         }
     }
     lanes
+}
+
+fn who(nics: &[(u32, OfNic)], ifindex: u32) -> String {
+    if nics.iter().any(|(nic, _)| *nic == ifindex) {
+        "NIC".to_owned()
+    } else if nics.iter().any(|(_, nic)| nic.bridges.contains(&ifindex)) {
+        format!("bridge {ifindex}")
+    } else {
+        format!("interface {ifindex}")
+    }
 }
 
 /// The NICs and whatever carried their traffic.

@@ -63,11 +63,11 @@ impl Reports {
             }
             _ => return false,
         };
-        tokens.into_iter().any(|token| self.take(at, (ifindex, token)))
+        tokens.into_iter().any(|token| self.take(at, &(ifindex, token)))
     }
 
-    fn take(&mut self, at: Duration, key: (u32, Token)) -> bool {
-        let Some(reports) = self.by.get_mut(&key) else { return false };
+    fn take(&mut self, at: Duration, key: &(u32, Token)) -> bool {
+        let Some(reports) = self.by.get_mut(key) else { return false };
         while reports.front().is_some_and(|report| report.saturating_add(WITHIN) < at) {
             reports.pop_front();
         }

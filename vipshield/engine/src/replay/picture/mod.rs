@@ -140,6 +140,8 @@ pub enum Shade {
     Home,
     /// Another interface has it.
     Away,
+    /// vipshield keeps it reachable.
+    Kept,
     /// On its way.
     Moving,
     /// Nowhere, or failed.

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use crate::{About, Action, Link, Route, Trigger};
+use crate::{About, Action, Link, Route};
 
-/// What is another of a link.
-pub(super) fn link(was: Option<&Link>, link: &Link) -> String {
+/// What is another of a link; nothing, if only what is not looked at is.
+pub(super) fn link(was: Option<&Link>, link: &Link, name: impl Fn(u32) -> String) -> String {
     let Some(was) = was else { return format!("{} appears", link.name) };
     let mut words = Vec::new();
     if was.name != link.name {
@@ -17,12 +17,15 @@ pub(super) fn link(was: Option<&Link>, link: &Link) -> String {
         words.push(if link.running { "carrier" } else { "no carrier" }.to_owned());
     }
     if was.master != link.master {
-        words.push(if link.master.is_some() { "a port" } else { "no port" }.to_owned());
+        words.push(match link.master {
+            Some(master) => format!("port of {}", name(master)),
+            None => "no port".to_owned(),
+        });
     }
     if was.mac != link.mac {
         words.push("another MAC".to_owned());
     }
-    if words.is_empty() { "link".to_owned() } else { words.join(", ") }
+    words.join(", ")
 }
 
 pub(super) fn route(sign: char, route: &Route) -> String {
@@ -39,8 +42,8 @@ pub(super) fn about(about: &About) -> String {
         About::AdminDown => "down".to_owned(),
         About::CarrierLoss => "no carrier".to_owned(),
         About::Rename { name } | About::NameConflict { name } => format!("called {name}"),
-        About::BridgePort => String::new(),
-        About::OwnAddress { .. } => "vipshield's own".to_owned(),
+        // Their rules' names say as much.
+        About::BridgePort | About::OwnAddress { .. } => String::new(),
         About::KnownAddress { ip } => format!("+{ip}"),
     }
 }
@@ -62,12 +65,7 @@ pub(super) fn action(action: &Action, name: impl Fn(u32) -> String) -> Option<(R
         Action::Answer { .. } => (Row::Carry, "answer ARP".to_owned()),
         Action::Shunt { shunt: None, .. } => (Row::Shunt, "taken up".to_owned()),
         Action::Shunt { shunt: Some(shunt), .. } => {
-            let words = match (shunt.over, shunt.trigger) {
-                (true, _) => "over",
-                (false, Trigger::Join) => "laid, thrown when the NIC joins",
-                (false, Trigger::Cut) => "laid, thrown when the NIC is cut off",
-            };
-            (Row::Shunt, words.to_owned())
+            (Row::Shunt, if shunt.over { "over" } else { "laid" }.to_owned())
         }
         Action::RemoveVip { address, .. } => (Row::Vips, with("remove", &address.ip)),
         Action::MoveVip { address, to, .. } => {

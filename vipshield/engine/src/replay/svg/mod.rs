@@ -10,7 +10,7 @@ mod text;
 use std::fmt::Write as _;
 
 use self::{
-    labels::Labels,
+    labels::{Label, Labels},
     scale::Scale,
     text::{cut, escaped, width},
 };
@@ -63,11 +63,11 @@ pub fn svg(picture: &Picture) -> String {
             &format!(r#"<text class="n" x="28" y="{:.1}">{name}</text>"#, middle + 4.0),
         );
         put(&mut lanes, &format!(r#"<path class="r" d="M{LEFT:.1} {middle:.1}H{RIGHT:.1}"/>"#));
-        let lines = match &lane.content {
+        let below = match &lane.content {
             Content::Marks(marks) => draw_marks(&mut lanes, &scale, marks, middle),
             Content::Band(spans) => draw_band(&mut lanes, &scale, spans, middle),
         };
-        y += LANE + f64::from(lines) * LINE;
+        y += LANE + f64::from(below) * LINE;
     }
     let end = y + 6.0;
     let height = end + LEGEND + LINE * picture.left_out.len() as f64;
@@ -105,7 +105,7 @@ text{font-family:system-ui,-apple-system,'Segoe UI',Helvetica,Arial,sans-serif;f
 .v{stroke:#e4e0d4}.e{stroke:#d4a72c;stroke-dasharray:3 3}.k{stroke:#afb8c1;fill:none}\
 .said{fill:#57606a}.told{fill:#1a7f37}.withheld{fill:#bc4c00}.sent{fill:#8250df}.heard{fill:#bf3989}\
 .done{fill:#0550ae}.failed{fill:#cf222e}.idle{fill:#8c959f}.home{fill:#1a7f37}.away{fill:#0969da}\
-.moving{fill:#bc4c00}.bad{fill:#cf222e}.several{fill:#6e7781}</style>";
+.kept{fill:#1b7c83}.moving{fill:#bc4c00}.bad{fill:#cf222e}.several{fill:#6e7781}</style>";
 
 fn put(out: &mut String, line: &str) {
     // Writing to a String cannot fail.
@@ -148,9 +148,12 @@ fn draw_marks(out: &mut String, scale: &Scale, marks: &[Mark], middle: f64) -> u
         }
     }
     let mut labels = Labels::new(RIGHT, 0);
+    let mut ahead = clusters.iter().rev().skip(1);
     for (x, of) in clusters.iter().rev() {
-        let side = if of.len() > 1 { 5.0 + half(of.len()) } else { 8.0 };
-        labels.place(*x, side, &cut(&counted(of.iter().map(|mark| mark.short.as_str())), SHORT));
+        let side = |number| if number > 1 { 5.0 + half(number) } else { 8.0 };
+        let left = ahead.next().map_or(LEFT, |(x, of)| x + side(of.len()));
+        let parts = counted(of.iter().map(|mark| mark.short.as_str()));
+        labels.place(&Label { x: *x, side: side(of.len()), left, parts });
     }
     labels.draw(out, middle);
     for (x, of) in &clusters {
@@ -226,9 +229,9 @@ fn draw_band(out: &mut String, scale: &Scale, spans: &[Span], middle: f64) -> u3
     }
     let mut labels = Labels::new(RIGHT, 1);
     for Block { from, to, of } in blocks.iter().rev() {
-        let text = cut(&counted(of.iter().map(|span| span.text.as_str())), SHORT);
-        if width(&text) + 8.0 > to - from {
-            labels.place(from + 1.0, 0.0, &text);
+        let parts = counted(of.iter().map(|span| span.text.as_str()));
+        if width(&parts.join(", ")) + 8.0 > to - from {
+            labels.place(&Label { x: from + 1.0, side: 0.0, left: from + 1.0, parts });
         }
     }
     labels.draw(out, middle);
@@ -247,7 +250,7 @@ fn draw_band(out: &mut String, scale: &Scale, spans: &[Span], middle: f64) -> u3
                 (to - from - 0.6).max(NARROW)
             ),
         );
-        let text = cut(&counted(of.iter().map(|span| span.text.as_str())), SHORT);
+        let text = counted(of.iter().map(|span| span.text.as_str())).join(", ");
         if width(&text) + 8.0 <= to - from {
             let (x, y, text) = (from + 4.0, middle + 4.0, escaped(&text));
             put(out, &format!(r#"<text class="i" x="{x:.1}" y="{y:.1}">{text}</text>"#));
@@ -258,10 +261,10 @@ fn draw_band(out: &mut String, scale: &Scale, spans: &[Span], middle: f64) -> u3
 }
 
 /// Each word once, with how often it is there.
-fn counted<'a>(words: impl Iterator<Item = &'a str>) -> String {
+fn counted<'a>(words: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut different: Vec<(&str, usize)> = Vec::new();
     let mut more = false;
-    for word in words {
+    for word in words.filter(|word| !word.is_empty()) {
         if let Some((_, number)) = different.iter_mut().find(|(other, _)| *other == word) {
             *number += 1;
         } else if different.len() < NAMED {
@@ -273,14 +276,14 @@ fn counted<'a>(words: impl Iterator<Item = &'a str>) -> String {
     let mut parts: Vec<String> = different
         .into_iter()
         .map(|(word, number)| match number {
-            1 => word.to_owned(),
-            _ => format!("{number}\u{d7} {word}"),
+            1 => cut(word, SHORT),
+            _ => cut(&format!("{number}\u{d7} {word}"), SHORT),
         })
         .collect();
     if more {
         parts.push("\u{2026}".to_owned());
     }
-    parts.join(", ")
+    parts
 }
 
 /// A line for each, with its time.
@@ -311,10 +314,11 @@ fn draw_legend(out: &mut String, y: f64) {
     ];
     let shades = [
         (Shade::Home, "at the NIC"),
-        (Shade::Away, "elsewhere"),
+        (Shade::Away, "at the bridge"),
+        (Shade::Kept, "kept by vipshield"),
         (Shade::Moving, "on its way, untrue"),
         (Shade::Bad, "nowhere, down"),
-        (Shade::Idle, "another node's"),
+        (Shade::Idle, "not here"),
     ];
     let mut x = 24.0;
     for (kind, name) in kinds {
@@ -358,6 +362,7 @@ const fn class_of_shade(shade: Shade) -> &'static str {
         Shade::Idle => "idle",
         Shade::Home => "home",
         Shade::Away => "away",
+        Shade::Kept => "kept",
         Shade::Moving => "moving",
         Shade::Bad => "bad",
     }
