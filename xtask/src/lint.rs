@@ -5,9 +5,9 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::setup::promtool;
+use crate::setup::{helm, promtool};
 use crate::tally::Tally;
-use crate::{docs, shell, toolchain, workspace};
+use crate::{chart, docs, shell, toolchain, workspace};
 
 /// The command.
 pub(crate) fn run() -> Result<()> {
@@ -27,7 +27,7 @@ enum Verdict {
 
 type Check = fn() -> Result<Verdict>;
 
-const CHECKS: [(&str, Check); 7] = [
+const CHECKS: [(&str, Check); 8] = [
     ("format", format),
     ("clippy", clippy),
     ("clippy of the eBPF programs", clippy_ebpf),
@@ -35,6 +35,7 @@ const CHECKS: [(&str, Check); 7] = [
     ("dependencies", dependencies),
     ("commands in the documents", commands),
     ("alerts", alerts),
+    ("chart", helm_chart),
 ];
 
 /// Runs every check, also after one has failed.
@@ -157,6 +158,16 @@ fn alerts() -> Result<Verdict> {
     for arguments in [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts-test.yaml"]] {
         shell::output(Command::new(&promtool).args(arguments).current_dir(&directory))?;
     }
+    Ok(Verdict::Good)
+}
+
+/// Helm makes of the chart what `vipshield manifest` prints.
+fn helm_chart() -> Result<Verdict> {
+    let Some(helm) = helm::cached() else {
+        let why = "`cargo xtask setup` builds Helm, where there is Go";
+        return Ok(Verdict::Skipped(why.to_owned()));
+    };
+    chart::check(&helm)?;
     Ok(Verdict::Good)
 }
 

@@ -4,6 +4,7 @@
 
 mod bench;
 mod build;
+mod chart;
 mod clock;
 mod demo;
 mod docs;

@@ -4,6 +4,8 @@
 mod archive;
 mod debian;
 mod ebpf;
+mod go;
+pub(crate) mod helm;
 pub(crate) mod kernel;
 pub(crate) mod kube_ovn;
 pub(crate) mod promtool;
@@ -82,6 +84,33 @@ const PROGRAMS: [Program; 9] = [
     },
 ];
 
+/// A program that is built of its Go module. Where it cannot be, it is done without.
+struct Built {
+    name: &'static str,
+    why: &'static str,
+    is_there: fn() -> bool,
+    /// Why it cannot be built here, if it cannot.
+    objection: fn() -> Option<String>,
+    get: fn() -> Result<()>,
+}
+
+const BUILT: [Built; 2] = [
+    Built {
+        name: "Helm",
+        why: "tries the chart out",
+        is_there: || helm::cached().is_some(),
+        objection: helm::objection,
+        get: helm::get,
+    },
+    Built {
+        name: "Kube-OVN's daemon",
+        why: "takes the NIC",
+        is_there: kube_ovn::is_there,
+        objection: kube_ovn::objection,
+        get: || kube_ovn::get().map(drop),
+    },
+];
+
 impl Program {
     fn is_there(&self) -> bool {
         let Some(path) = workspace::program(self.name) else { return false };
@@ -117,14 +146,21 @@ impl Options {
             let state = if finding.there { "there  " } else { "missing" };
             println!("setup: {state} {} ({})", finding.name, finding.why);
         }
-        let state = if kube_ovn::is_there() { "there  " } else { "missing" };
-        println!("setup: {state} Kube-OVN {}'s daemon (takes the NIC)", kube_ovn::VERSION);
-        let objection = if kube_ovn::is_there() { None } else { kube_ovn::objection() };
-        if let Some(objection) = &objection {
-            println!("setup: {objection}; what needs it is skipped");
-        }
         let is_complete = findings.iter().all(|finding| finding.there);
-        if is_complete && (kube_ovn::is_there() || objection.is_some()) {
+        let mut to_build = Vec::new();
+        for built in BUILT {
+            let is_there = (built.is_there)();
+            let state = if is_there { "there  " } else { "missing" };
+            println!("setup: {state} {} ({})", built.name, built.why);
+            if is_there {
+                continue;
+            }
+            match (built.objection)() {
+                Some(objection) => println!("setup: {objection}; what needs it is skipped"),
+                None => to_build.push(built),
+            }
+        }
+        if is_complete && to_build.is_empty() {
             println!("setup: nothing to do");
             return Ok(());
         }
@@ -134,10 +170,7 @@ impl Options {
         if !is_complete {
             install(&Part::ALL, &findings)?;
         }
-        if objection.is_none() {
-            kube_ovn::get()?;
-        }
-        Ok(())
+        to_build.iter().try_for_each(|built| (built.get)())
     }
 }
 

@@ -76,14 +76,17 @@ const fn about(kind: Kind) -> &'static str {
     match kind {
         Kind::Daemonset => {
             "# vipshield beside keepalived on each node of the control plane.\n\
-             # `kubectl exec -n NAMESPACE POD -- vipshield check` tells what stands in its way.\n"
+             # `kubectl exec -n NAMESPACE POD -- vipshield check` tells what stands in its way.\n\
+             # A configuration file: `kubectl create configmap -n NAMESPACE vipshield --from-file=vipshield.toml`.\n"
         }
         Kind::StaticPod => {
-            "# For /etc/kubernetes/manifests of each node that keepalived runs on.\n"
+            "# For /etc/kubernetes/manifests of each node that keepalived runs on. A configuration file is the node's\n\
+             # own: /etc/vipshield/vipshield.toml.\n"
         }
         Kind::Sidecar => {
             "# A strategic merge patch for keepalived's own pod: Kubernetes 1.29 or later, which starts such a\n\
-             # container before keepalived and stops it after. keepalived's pod has hostNetwork: true already.\n"
+             # container before keepalived and stops it after. keepalived's pod has hostNetwork: true already. A\n\
+             # configuration file is the node's own: /etc/vipshield/vipshield.toml.\n"
         }
         Kind::Rbac => {
             "# vipshield asks the API server for nothing: the account has no role and no token.\n"
@@ -133,22 +136,63 @@ mod tests {
         }
     }
 
+    /// What differs from cluster to cluster, as `packaging/helm/expected/values.yaml` says it.
+    fn other_settings() -> Settings {
+        Settings {
+            namespace: "edge".to_owned(),
+            image: "registry.example/vipshield:9".to_owned(),
+            interfaces: vec!["ens192".to_owned(), "ens224".to_owned()],
+            scrape: true,
+        }
+    }
+
     /// `VIPSHIELD_WRITE_GOLDEN=1 cargo test` writes them.
     #[test]
     fn packaging_has_what_is_printed() {
-        let packaging = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging"));
         for kind in Kind::value_variants() {
             let name = kind.to_possible_value().unwrap().get_name().to_owned();
             let whose = if *kind == Kind::Alerts { "prometheus" } else { "kubernetes" };
-            let directory = packaging.join(whose);
-            let path = directory.join(format!("{name}.yaml"));
-            let printed = yaml(*kind, &settings()).unwrap();
-            if std::env::var_os("VIPSHIELD_WRITE_GOLDEN").is_some() {
-                fs::create_dir_all(&directory).unwrap();
-                fs::write(&path, &printed).unwrap();
-            }
-            let there = fs::read_to_string(&path).unwrap_or_default();
-            assert_eq!(there, printed, "`vipshield manifest {name} > {}`", path.display());
+            packaging_has(&format!("{whose}/{name}.yaml"), &yaml(*kind, &settings()).unwrap());
+        }
+    }
+
+    /// `cargo xtask lint` holds what Helm makes of the chart against these.
+    #[test]
+    fn the_chart_is_held_against_what_is_printed() {
+        let alerts = yaml(Kind::Alerts, &settings()).unwrap();
+        packaging_has("helm/vipshield/files/alerts.yaml", &alerts);
+        for kind in [Kind::Daemonset, Kind::Monitoring] {
+            let name = kind.to_possible_value().unwrap().get_name().to_owned();
+            let printed = yaml(kind, &other_settings()).unwrap();
+            packaging_has(&format!("helm/expected/{name}.yaml"), &printed);
+        }
+        let chart = include_str!("../../../packaging/helm/vipshield/Chart.yaml");
+        for key in ["version", "appVersion"] {
+            let line = format!("{key}: {}", env!("CARGO_PKG_VERSION"));
+            assert!(chart.lines().any(|it| it == line), "{line} in {chart}");
+        }
+    }
+
+    fn packaging_has(path: &str, printed: &str) {
+        let packaging = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../packaging"));
+        let path = packaging.join(path);
+        if std::env::var_os("VIPSHIELD_WRITE_GOLDEN").is_some() {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, printed).unwrap();
+        }
+        let there = fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(there, printed, "{} is not what `vipshield manifest` prints", path.display());
+    }
+
+    #[test]
+    fn a_configuration_file_is_where_vipshield_reads_it() {
+        let (directory, _) = crate::config::DEFAULT.rsplit_once('/').unwrap();
+        for kind in [Kind::Daemonset, Kind::StaticPod, Kind::Sidecar] {
+            let printed = yaml(kind, &settings()).unwrap();
+            let mounted = format!("mountPath: {directory}\n");
+            assert!(printed.contains(&mounted) && !printed.contains("subPath"), "{printed}");
+            // Static pods may refer to no other object.
+            assert_eq!(printed.contains("configMap:"), kind == Kind::Daemonset, "{kind:?}");
         }
     }
 
@@ -185,12 +229,7 @@ mod tests {
 
     #[test]
     fn settings_are_where_they_belong() {
-        let settings = Settings {
-            namespace: "edge".to_owned(),
-            image: "registry.example/vipshield:9".to_owned(),
-            interfaces: vec!["ens192".to_owned()],
-            scrape: true,
-        };
+        let settings = other_settings();
         for kind in [Kind::Daemonset, Kind::StaticPod, Kind::Sidecar] {
             let printed = yaml(kind, &settings).unwrap();
             for line in [

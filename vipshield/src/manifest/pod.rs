@@ -219,6 +219,14 @@ struct Volume {
     host_path: Option<HostPath>,
     #[serde(skip_serializing_if = "Option::is_none")]
     empty_dir: Option<EmptyDir>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config_map: Option<ConfigMap>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct ConfigMap {
+    name: &'static str,
+    optional: Said<bool>,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -239,11 +247,20 @@ const NODE_ADDRESS: &str = "NODE_ADDRESS";
 /// Where the control socket is.
 const RUN: &str = "/run/vipshield";
 const CGROUP: &str = "/sys/fs/cgroup";
+/// Where the configuration file is. All of it is mounted: the kubelet never brings a single file up to date.
+const CONFIGURATION: &str = "/etc/vipshield";
 
 /// Read by `vipshield run --instance`.
 const INSTANCE: &str = "VIPSHIELD_INSTANCE";
 
 pub(super) fn daemonset(settings: &Settings) -> Object<DaemonSetSpec> {
+    let configuration = Volume {
+        config_map: Some(ConfigMap {
+            name: NAME,
+            optional: said(true, "without it vipshield goes by its defaults"),
+        }),
+        ..Volume::named("configuration")
+    };
     let spec = PodSpec {
         service_account_name: Some(NAME),
         priority_class_name: Some("system-node-critical"),
@@ -255,7 +272,7 @@ pub(super) fn daemonset(settings: &Settings) -> Object<DaemonSetSpec> {
             },
         }),
         tolerations: vec![CONTROL_PLANE],
-        ..whole(settings)
+        ..whole(settings, configuration)
     };
     let spec = DaemonSetSpec {
         selector: Selector::own(),
@@ -272,7 +289,10 @@ pub(super) fn daemonset(settings: &Settings) -> Object<DaemonSetSpec> {
 }
 
 pub(super) fn static_pod(settings: &Settings) -> Object<PodSpec> {
-    let spec = PodSpec { priority_class_name: Some("system-node-critical"), ..whole(settings) };
+    let spec = PodSpec {
+        priority_class_name: Some("system-node-critical"),
+        ..whole(settings, configuration_of_the_node())
+    };
     Object { spec: Some(spec), ..Object::new("v1", "Pod", Metadata::new(settings)) }
 }
 
@@ -296,7 +316,7 @@ pub(super) fn sidecar(settings: &Settings) -> Patch {
     let spec = PodSpec {
         share_process_namespace: Some(said(true, "keepalived is looked for in the pod")),
         init_containers: vec![container],
-        volumes: volumes(),
+        volumes: volumes(configuration_of_the_node()),
         ..PodSpec::default()
     };
     Patch { spec }
@@ -306,7 +326,7 @@ fn unnamed() -> Metadata {
     Metadata { labels: labels(), ..Metadata::default() }
 }
 
-fn whole(settings: &Settings) -> PodSpec {
+fn whole(settings: &Settings, configuration: Volume) -> PodSpec {
     PodSpec {
         host_network: Some(said(true, "keepalived's, the node's")),
         host_pid: Some(said(true, "keepalived is looked for among the node's processes")),
@@ -318,7 +338,7 @@ fn whole(settings: &Settings) -> PodSpec {
             "it waits 10 s for a move of the NIC to end",
         )),
         containers: vec![container(settings)],
-        volumes: volumes(),
+        volumes: volumes(configuration),
         ..PodSpec::default()
     }
 }
@@ -359,6 +379,7 @@ fn container(settings: &Settings) -> Container {
             Mount { name: "run", path: RUN, read_only: None },
             Mount { name: "bpffs", path: BPFFS, read_only: None },
             Mount { name: "cgroup", path: CGROUP, read_only: Some(true) },
+            Mount { name: "configuration", path: CONFIGURATION, read_only: Some(true) },
         ],
     }
 }
@@ -396,16 +417,27 @@ const fn probe(period_seconds: u8, failure_threshold: u8) -> Probe {
     Probe { exec, period_seconds, timeout_seconds: 6, failure_threshold }
 }
 
-fn volumes() -> Vec<Volume> {
-    let host = |name, path| Volume {
-        name,
-        host_path: Some(HostPath { path, r#type: "Directory" }),
-        empty_dir: None,
-    };
+impl Volume {
+    const fn named(name: &'static str) -> Self {
+        Self { name, host_path: None, empty_dir: None, config_map: None }
+    }
+
+    fn of_the_node(name: &'static str, path: &'static str, r#type: &'static str) -> Self {
+        Self { host_path: Some(HostPath { path, r#type }), ..Self::named(name) }
+    }
+}
+
+/// A static pod may refer to no `ConfigMap`, and the pod that a sidecar joins may be one.
+fn configuration_of_the_node() -> Volume {
+    Volume::of_the_node("configuration", CONFIGURATION, "DirectoryOrCreate")
+}
+
+fn volumes(configuration: Volume) -> Vec<Volume> {
     let run = EmptyDir { medium: "Memory", size_limit: "1Mi" };
     vec![
-        Volume { name: "run", host_path: None, empty_dir: Some(run) },
-        host("bpffs", BPFFS),
-        host("cgroup", CGROUP),
+        Volume { empty_dir: Some(run), ..Volume::named("run") },
+        Volume::of_the_node("bpffs", BPFFS, "Directory"),
+        Volume::of_the_node("cgroup", CGROUP, "Directory"),
+        configuration,
     ]
 }

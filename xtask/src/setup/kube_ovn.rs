@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 
+use super::go;
 use crate::{shell, workspace};
 
 /// The release of Kube-OVN, as one asks for it.
@@ -16,8 +17,6 @@ pub(crate) const VERSION: &str = "1.16";
 const PROGRAM: &str = "kube-ovn-node";
 /// What it was built from, beside it.
 const SOURCES: &str = "kube-ovn-node.sources";
-/// Where Go's own distribution is unpacked to, whether `PATH` says so or not.
-const GO: &str = "/usr/local/go/bin/go";
 
 /// The program, built if it is not there or its sources have changed.
 pub(crate) fn get() -> Result<PathBuf> {
@@ -84,46 +83,12 @@ fn find_go() -> Result<PathBuf> {
     let module = module()?;
     let text = fs::read_to_string(module.join("go.mod")).context("go.mod")?;
     let needed = text.lines().find_map(|line| line.strip_prefix("go ")).context("go.mod")?;
-    let installed =
-        workspace::program("go").or_else(|| Some(GO.into()).filter(|go: &PathBuf| go.is_file()));
-    let Some(go) = installed else {
-        bail!(
-            "Kube-OVN's daemon needs Go {needed} or later, and there is none (Debian 12's is older)"
-        )
-    };
-    // In the module: from 1.21 on Go fetches a newer one of itself if the module asks for it.
-    let version = shell::output(Command::new(&go).args(["env", "GOVERSION"]).current_dir(&module))?;
-    if !is_enough(version.trim(), needed) {
-        bail!(
-            "Kube-OVN's daemon needs Go {needed} or later, {} is {}",
-            go.display(),
-            version.trim()
-        );
-    }
-    Ok(go)
-}
-
-/// Whether `go1.26.8` is not older than `1.26.4`.
-fn is_enough(version: &str, needed: &str) -> bool {
-    let numbers = |text: &str| -> Vec<u32> {
-        let plain = text.trim_start_matches("go").split([' ', '-']).next().unwrap_or_default();
-        plain.split('.').map_while(|part| part.parse().ok()).collect()
-    };
-    numbers(version) >= numbers(needed)
+    go::find("Kube-OVN's daemon", needed, &module)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_are_compared_by_their_numbers() {
-        assert!(is_enough("go1.26.8", "1.26.4"));
-        assert!(is_enough("go1.100", "1.26.4"));
-        assert!(!is_enough("go1.19.8", "1.26.4"));
-        assert!(!is_enough("go1.26.3", "1.26.4"));
-        assert!(!is_enough("devel", "1.26.4"));
-    }
 
     #[test]
     fn another_source_is_built_anew() {

@@ -174,6 +174,35 @@ fn a_file_is_taken_anew_wholly_or_not_at_all() {
     assert!(reloader.reload(&taken).is_err(), "it was named");
 }
 
+/// The kubelet swaps a directory behind a symbolic link.
+#[test]
+fn what_a_config_map_has_is_taken_anew() {
+    use std::os::unix::fs::symlink;
+
+    let mount = std::env::temp_dir().join(format!("vipshield-mount-{}", std::process::id()));
+    let put = |version: &str, text: &str| {
+        fs::create_dir_all(mount.join(version)).unwrap();
+        fs::write(mount.join(version).join("vipshield.toml"), text).unwrap();
+        symlink(version, mount.join("..data_tmp")).unwrap();
+        fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
+    };
+    put("..1", "");
+    let path = mount.join("vipshield.toml");
+    symlink("..data/vipshield.toml", &path).unwrap();
+    let given = run(&["--config", path.to_str().unwrap()]);
+    let settings = Settings::new(&given, File::read(Some(&path)).unwrap());
+    let mut reloader = Reloader::new(given, settings, true);
+    assert!(matches!(reloader.reload(&config()), Ok(Reloaded::Same)));
+    put("..2", "deadline = \"1s\"\n");
+    fs::remove_dir_all(mount.join("..1")).unwrap();
+    let Ok(Reloaded::Taken(taken)) = reloader.reload(&config()) else { panic!("not taken") };
+    assert_eq!(taken.deadline, Duration::from_secs(1));
+    // The ConfigMap is deleted: what was in force stays.
+    fs::remove_file(mount.join("..data")).unwrap();
+    assert!(reloader.reload(&taken).is_err());
+    fs::remove_dir_all(&mount).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
