@@ -70,6 +70,7 @@ pub use self::{
     health::Health,
     heard::Heard,
     names::Opening,
+    nic::{BOUNDS as TRANSITION_BOUNDS, Transitions},
     notice::{Notice, Weight},
     own::{Message, OwnRule, OwnRules, Pass, Scope, Tell, Truth, VipRole},
     phase::{Phase, Signs, derive},

@@ -3,6 +3,7 @@
 mod carry;
 mod passage;
 mod remembered;
+mod transitions;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use vipshield_common::guard::passes;
 
 use self::passage::Passage;
+pub use self::transitions::{BOUNDS, Transitions};
 pub(super) use self::{
     passage::{CutOff, Way},
     remembered::Remembered,
@@ -106,6 +108,8 @@ pub(super) struct Nic {
     pub(super) released: u64,
     /// When the current or last transition began.
     pub(super) transition_since: Duration,
+    /// Those that are over.
+    pub(super) transitions: [Transitions; 3],
 }
 
 /// For how long something may be untrue to daemons.
@@ -170,6 +174,7 @@ impl Nic {
             withheld: 0,
             released: 0,
             transition_since: now,
+            transitions: Transitions::none(),
         }
     }
 
@@ -296,6 +301,11 @@ impl Nic {
             self.phase_since = now;
             if self.phase.is_transition() && !was.is_transition() {
                 self.transition_since = now;
+            }
+            if was.is_transition()
+                && let Some(same) = self.transitions.iter_mut().find(|it| it.to == self.phase)
+            {
+                same.count(now.saturating_sub(self.transition_since));
             }
         }
         self.settle_routes(world, now);

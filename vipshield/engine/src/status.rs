@@ -8,6 +8,7 @@ use super::{
     Engine,
     claims::{Claimant, Claimed},
     health::Health,
+    nic::Transitions,
     phase::Phase,
     roster::Entry,
     routers::{Key, Router, Sender},
@@ -41,6 +42,9 @@ pub struct NicStatus {
     pub addresses: Vec<String>,
     /// For how long something untrue about it is withheld at the most, in milliseconds.
     pub deadline_ms: u64,
+    /// Its transitions that are over.
+    #[serde(default)]
+    pub transitions: Vec<Transitions>,
 }
 
 /// Who sends adverts for a virtual router.
@@ -199,6 +203,7 @@ impl Engine {
                         .map(|ifindex| Interface { name: self.world.name_of(ifindex), ifindex }),
                     addresses: nic.home().map(|address| address.to_string()).collect(),
                     deadline_ms: self.patience(nic.ifindex).deadline.as_millis() as u64,
+                    transitions: nic.transitions.to_vec(),
                 })
                 .collect(),
             missing: self.missing(),

@@ -1,7 +1,8 @@
 //! `vipshield manifest`: what Kubernetes needs to run vipshield, from one source.
 //!
-//! `packaging/kubernetes` and `packaging/prometheus` have what these print without options; a test keeps it so.
+//! `packaging` has what these print without options; a test keeps it so.
 
+mod dashboard;
 mod monitoring;
 mod objects;
 mod pod;
@@ -30,6 +31,8 @@ pub enum Kind {
     Monitoring,
     /// The same alerts as a rule file for Prometheus itself
     Alerts,
+    /// A dashboard for Grafana, as JSON
+    Dashboard,
 }
 
 /// What differs from cluster to cluster.
@@ -68,6 +71,7 @@ pub fn yaml(kind: Kind, settings: &Settings) -> Result<String, ManifestError> {
             &text(&monitoring::scrapes(settings))?,
         ]),
         Kind::Alerts => documents(&[about(kind), &text(&monitoring::alerts())?]),
+        Kind::Dashboard => documents(&[about(kind), dashboard::DASHBOARD]),
     }
 }
 
@@ -99,6 +103,8 @@ const fn about(kind: Kind) -> &'static str {
              # and vipshield serves them at its node's address.\n"
         }
         Kind::Alerts => "# For `rule_files` of Prometheus' own configuration.\n",
+        // It is JSON.
+        Kind::Dashboard => "",
     }
 }
 
@@ -151,8 +157,12 @@ mod tests {
     fn packaging_has_what_is_printed() {
         for kind in Kind::value_variants() {
             let name = kind.to_possible_value().unwrap().get_name().to_owned();
-            let whose = if *kind == Kind::Alerts { "prometheus" } else { "kubernetes" };
-            packaging_has(&format!("{whose}/{name}.yaml"), &yaml(*kind, &settings()).unwrap());
+            let path = match kind {
+                Kind::Dashboard => "grafana/vipshield.json".to_owned(),
+                Kind::Alerts => format!("prometheus/{name}.yaml"),
+                _ => format!("kubernetes/{name}.yaml"),
+            };
+            packaging_has(&path, &yaml(*kind, &settings()).unwrap());
         }
     }
 
@@ -241,7 +251,7 @@ mod tests {
                 assert!(printed.lines().any(|it| it.trim() == line), "{line} in {printed}");
             }
         }
-        let no_objects = [Kind::Sidecar, Kind::Alerts];
+        let no_objects = [Kind::Sidecar, Kind::Alerts, Kind::Dashboard];
         for kind in Kind::value_variants().iter().filter(|kind| !no_objects.contains(kind)) {
             let printed = yaml(*kind, &settings).unwrap();
             assert!(printed.contains("namespace: edge\n"), "{printed}");

@@ -3,8 +3,9 @@
 use std::{collections::BTreeSet, sync::atomic::AtomicU64};
 
 use prometheus_client::{
-    encoding::text::encode,
+    encoding::{EncodeMetric, MetricEncoder, NoLabelSet, text::encode},
     metrics::{
+        MetricType,
         counter::{ConstCounter, Counter as Counted},
         family::Family,
         gauge::Gauge,
@@ -15,7 +16,9 @@ use vipshield_common::{counters::Counter, guard::rules::RULES};
 
 use super::process;
 use crate::{
-    engine::{self, Filter, Health, Phase, RouterStatus},
+    engine::{
+        self, Filter, Health, NicStatus, Phase, RouterStatus, TRANSITION_BOUNDS, Transitions,
+    },
     status::Status,
     wire::Malformed,
 };
@@ -154,6 +157,15 @@ fn register_state(registry: &mut Registry, status: &Status) {
         }
     }
     registry.register("nic_phase", "1 for the phase a guarded NIC is in", phases);
+    let ended = |nic: &NicStatus| {
+        let with = |it: &Transitions| {
+            (labels([("nic", nic.name.clone()), ("to", it.to.to_string())]), it.clone())
+        };
+        nic.transitions.iter().map(with).collect::<Vec<_>>()
+    };
+    let took = Durations(status.nics.iter().flat_map(ended).collect());
+    let help = "How long it took until a guarded NIC was in this phase, from when it began to be taken or given back";
+    registry.register("transition_duration_seconds", help, took);
     let sockets = Family::<Vec<(String, String)>, Gauge>::default();
     for filter in [Filter::Guard, Filter::Foreign, Filter::None, Filter::Stale] {
         let label = match filter {
@@ -182,6 +194,30 @@ fn register_state(registry: &mut Registry, status: &Status) {
         health.get_or_create(&labels([("health", word)])).set(i64::from(is_it));
     }
     registry.register("health", "1 for the word that vipshield status says", health);
+}
+
+/// Counted elsewhere.
+#[derive(Debug)]
+struct Durations(Vec<(Labels, Transitions)>);
+
+impl EncodeMetric for Durations {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for (labels, transitions) in &self.0 {
+            let Transitions { number, took_us, classes, .. } = transitions;
+            let bounds = TRANSITION_BOUNDS.iter().map(|ms| *ms as f64 / 1000.0);
+            let mut buckets: Vec<(f64, u64)> = bounds.zip(classes.iter().copied()).collect();
+            let longer = number.saturating_sub(classes.iter().sum());
+            buckets.push((f64::INFINITY, longer));
+            let mut of_these = encoder.encode_family(labels)?;
+            let sum = *took_us as f64 / 1e6;
+            of_these.encode_histogram::<NoLabelSet>(sum, *number, &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
 }
 
 type Labels = Vec<(String, String)>;
@@ -301,6 +337,11 @@ mod tests {
             "vipshield_health{health=\"healthy\"} 0",
             "vipshield_health{health=\"degraded\"} 1",
             "vipshield_health{health=\"idle\"} 0",
+            "vipshield_transition_duration_seconds_sum{nic=\"ens192\",to=\"bridged\"} 40.15",
+            "vipshield_transition_duration_seconds_count{nic=\"ens192\",to=\"bridged\"} 4",
+            "vipshield_transition_duration_seconds_bucket{le=\"0.05\",nic=\"ens192\",to=\"bridged\"} 2",
+            "vipshield_transition_duration_seconds_bucket{le=\"30.0\",nic=\"ens192\",to=\"bridged\"} 3",
+            "vipshield_transition_duration_seconds_bucket{le=\"+Inf\",nic=\"ens192\",to=\"bridged\"} 4",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
@@ -335,7 +376,14 @@ mod tests {
                     (family, kind) = (name.to_owned(), of.to_owned());
                 }
                 [sample, value] => {
-                    assert_eq!(sample.split('{').next(), Some(family.as_str()), "{line}");
+                    let name = sample.split('{').next().unwrap();
+                    let of = match kind.as_str() {
+                        "histogram" => ["_bucket", "_sum", "_count"]
+                            .iter()
+                            .find_map(|part| name.strip_suffix(part)),
+                        _ => Some(name),
+                    };
+                    assert_eq!(of, Some(family.as_str()), "{line}");
                     assert_eq!(kind == "counter", family.ends_with("_total"), "{line}");
                     assert!(
                         value.parse::<f64>().is_ok() && seen.insert(sample.to_owned()),

@@ -177,10 +177,11 @@ pub(crate) fn sample() -> Status {
 
     use crate::{
         engine::{
-            self, DaemonStatus, Filter, Health, NicStatus, Phase, Role, RouterStatus, VipStatus,
+            self, DaemonStatus, Filter, Health, NicStatus, Phase, Role, RouterStatus, SenderStatus,
+            Transitions, VipStatus,
         },
         status::Absence,
-        wire::Version,
+        wire::{Mac, Version},
     };
 
     let router = RouterStatus {
@@ -190,9 +191,17 @@ pub(crate) fn sample() -> Status {
         version: Version::V3,
         vlan: None,
         ours: true,
-        owner: None,
+        owner: Some("192.0.2.1".parse().unwrap()),
         addresses: Vec::new(),
-        senders: Vec::new(),
+        senders: vec![SenderStatus {
+            source: "192.0.2.1".parse().unwrap(),
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            own: true,
+            priority: 100,
+            interval_ms: 1_000,
+            last_seen_ms: 250,
+            adverts: 7,
+        }],
     };
     Status {
         version: String::new(),
@@ -208,6 +217,12 @@ pub(crate) fn sample() -> Status {
             bearer: None,
             addresses: Vec::new(),
             deadline_ms: 190,
+            transitions: vec![Transitions {
+                to: Phase::Bridged,
+                number: 4,
+                took_us: 40_150_000,
+                classes: [0, 2, 1, 0, 0, 0, 0, 0, 0, 0],
+            }],
         }],
         missing: Vec::new(),
         warnings: Vec::new(),
@@ -231,5 +246,127 @@ pub(crate) fn sample() -> Status {
             ("malformed_vrrp_checksum".to_owned(), 3),
             ("adverts_foreign".to_owned(), 9),
         ]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpStream,
+        task::{LocalSet, spawn_local},
+    };
+
+    use super::*;
+
+    /// The loop that is asked for a status.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Loop {
+        Answers,
+        /// It takes the question, and ends before it has answered.
+        Ends,
+        Ended,
+    }
+
+    /// What comes back for each request.
+    async fn exchanged<const N: usize>(of: Loop, requests: [&str; N]) -> [String; N] {
+        let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, mut asked) = mpsc::channel::<oneshot::Sender<Status>>(MAX_CONNECTIONS);
+        let turns = async move {
+            if of == Loop::Ended {
+                return;
+            }
+            while let Some(back) = asked.recv().await {
+                if of == Loop::Answers {
+                    back.send(sample()).unwrap();
+                }
+            }
+        };
+        let asking = async {
+            spawn_local(accept(listener, sender));
+            spawn_local(turns);
+            let mut answers = Vec::new();
+            for request in requests {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(request.as_bytes()).await.unwrap();
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await.unwrap();
+                answers.push(answer);
+            }
+            answers
+        };
+        LocalSet::new().run_until(asking).await.try_into().unwrap()
+    }
+
+    fn get(path: &str) -> String {
+        format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    }
+
+    fn parts(answer: &str) -> (&str, &str) {
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.split("\r\n").next().unwrap(), body)
+    }
+
+    #[tokio::test]
+    async fn the_probes_say_whether_the_loop_answers() {
+        for path in ["/healthz", "/readyz"] {
+            let [answer] = exchanged(Loop::Answers, [&get(path)]).await;
+            // The sample is of a vipshield that is degraded: that is no matter of theirs.
+            assert_eq!(parts(&answer), ("HTTP/1.1 200 OK", "ok\n"), "{path}");
+            for of in [Loop::Ends, Loop::Ended] {
+                let [answer] = exchanged(of, [&get(path)]).await;
+                let unavailable = ("HTTP/1.1 503 Service Unavailable", "");
+                assert_eq!(parts(&answer), unavailable, "{path} {of:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_format_is_the_one_that_is_asked_for() {
+        let accepting = |what: &str| get("/metrics").replace("Host:", &format!("{what}\r\nHost:"));
+        let open = "accept: application/openmetrics-text;version=1.0.0,text/plain;q=0.5";
+        let [open, plain, nothing] = exchanged(
+            Loop::Answers,
+            [&accepting(open), &accepting("Accept: text/plain;version=0.0.4"), &get("/metrics")],
+        )
+        .await;
+        assert!(
+            open.contains("content-type: application/openmetrics-text; version=1.0.0;"),
+            "{open}"
+        );
+        assert!(open.ends_with("# EOF\n") && open.contains("# TYPE vipshield_withheld counter\n"));
+        for answer in [plain, nothing] {
+            assert!(answer.contains("content-type: text/plain; version=0.0.4;"), "{answer}");
+            assert!(answer.contains("# TYPE vipshield_withheld_total counter\n"), "{answer}");
+            assert!(!answer.contains("# EOF"), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_and_what_is_not_http_is_refused() {
+        let post = get("/metrics").replace("GET", "POST");
+        let head = get("/metrics").replace("GET", "HEAD");
+        let [root, longer, post, head, garbage, after] = exchanged(
+            Loop::Answers,
+            [
+                &get("/"),
+                &get("/metricsx"),
+                &post,
+                &head,
+                "\u{16}\u{3}\u{1}\r\n\r\n",
+                &get("/healthz"),
+            ],
+        )
+        .await;
+        for answer in [&root, &longer] {
+            assert_eq!(parts(answer), ("HTTP/1.1 404 Not Found", ""));
+        }
+        assert_eq!(parts(&post), ("HTTP/1.1 405 Method Not Allowed", ""));
+        assert_eq!(parts(&head), ("HTTP/1.1 200 OK", ""));
+        assert_eq!(parts(&garbage), ("HTTP/1.1 400 Bad Request", ""));
+        assert_eq!(parts(&after), ("HTTP/1.1 200 OK", "ok\n"), "others are still answered");
     }
 }

@@ -29,6 +29,27 @@ fn no_sequence_is_noticed() {
 }
 
 #[test]
+fn a_transition_is_counted_where_it_ends() {
+    // Within an exchange the NIC is at home for a moment.
+    let whole = |(sequence, _): &_| matches!(sequence, Sequence::Bind | Sequence::Unbind);
+    for (sequence, datapath) in all().filter(whole) {
+        let mut bench = ready_for(sequence, datapath);
+        let before = bench.nic().transitions;
+        for step in &sequence.steps(&bench.node) {
+            bench.advance(step.takes);
+            bench.change(&step.op);
+        }
+        bench.advance(10 * DEADLINE);
+        for (before, now) in before.iter().zip(bench.nic().transitions) {
+            let (more, took) = (now.number - before.number, now.took_us - before.took_us);
+            let ended = u64::from(now.to == bench.phase());
+            assert_eq!(more, ended, "{sequence:?} on {datapath:?}: {now:?}");
+            assert_eq!(took > 0, now.to == bench.phase(), "{sequence:?} on {datapath:?}: {now:?}");
+        }
+    }
+}
+
+#[test]
 fn sockets_move_in_the_very_step() {
     for (sequence, datapath) in all() {
         let mut bench = ready_for(sequence, datapath);
