@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _},
+    os::fd::AsFd as _,
     process::ExitCode,
     thread,
     time::{Duration, Instant, SystemTime},
@@ -9,6 +10,7 @@ use std::{
 
 use anyhow::{Result, bail};
 use log::error;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use textwrap::{Options, fill};
 use vipshield::{
     cli::{self, Output, Query},
@@ -116,7 +118,9 @@ fn follow(query: &Query, first: Answer) -> Result<ExitCode> {
             }
             Err(_) => {}
         }
-        pause(AGAIN);
+        if is_deserted(AGAIN) {
+            return Ok(ExitCode::SUCCESS);
+        }
         asked = ask(query, &Request::Events)?;
     }
 }
@@ -187,6 +191,14 @@ fn now() -> Instant {
 #[expect(clippy::disallowed_methods, reason = "when events were, for people")]
 fn wall_clock() -> SystemTime {
     SystemTime::now()
+}
+
+/// Waits for so long, or until nobody reads the standard output any more: of a pipe the kernel says so unasked.
+fn is_deserted(time: Duration) -> bool {
+    let stdout = io::stdout();
+    let mut descriptors = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+    let time = PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX);
+    poll(&mut descriptors, time).is_ok_and(|many| many > 0)
 }
 
 #[expect(clippy::disallowed_methods, reason = "somebody waits at a terminal")]

@@ -172,6 +172,15 @@ pub enum Output {
     Json,
 }
 
+/// How lines of the log look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line, with `time`, `level`, `target`, `message` and, where there is one, `nic`.
+    Json,
+}
+
 /// What is left behind at the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Leave {

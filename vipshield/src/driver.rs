@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 
-use log::{Level, debug, info, log, warn};
+use log::{Level, debug, info, warn};
 use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 use tokio::{
@@ -49,6 +49,7 @@ use crate::{
         Action, Config, Engine, Event, Handover, Notice, OnStop, Trigger, VrrpSocket, Weight,
         record::Clocks,
     },
+    logging,
     metrics::Scrapes,
     net::{
         AnnounceError, Announcer, Carrier, CarryError, ClsactError, GroupError, Groups, Monitor,
@@ -732,7 +733,7 @@ impl Adapters<'_> {
             Weight::Info => Level::Info,
             Weight::Warning => Level::Warn,
         };
-        log!(level, "{notice}");
+        logging::tell(level, &notice);
         self.recent.keep(monotonic()?, notice);
         Ok(())
     }

@@ -19,6 +19,7 @@ pub mod cli;
 pub mod config;
 pub mod daemons;
 pub mod driver;
+pub mod logging;
 pub mod manifest;
 pub mod metrics;
 pub mod net;

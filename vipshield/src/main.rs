@@ -14,7 +14,6 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::{CommandFactory as _, Parser as _};
-use env_logger::Env;
 use log::{debug, error, info, warn};
 use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 use sd_notify::NotifyState;
@@ -27,12 +26,12 @@ use vipshield::{
     bpf::{BPFFS, Pins, Programs},
     check,
     claim::claim,
-    cli::{Cli, Command, Metrics, Run},
+    cli::{Cli, Command, LogFormat, Metrics, Run},
     config::{File, Reloader, Settings},
     daemons::{Privilege, Probes, Scanner},
     driver::{Beginning, Driver, Outcome, Parts, forward_ebpf_log},
     engine::Config,
-    metrics,
+    logging, metrics,
     net::{Announcer, Carrier, Groups, Monitor, OWN, Replay, Vips},
     status::Server,
     succession::Answered,
@@ -44,10 +43,12 @@ use self::entering::{begin_anew, enter, recalled, stand_by};
 const HIGHEST_PRIORITY: i32 = -20;
 
 fn main() -> ExitCode {
-    env_logger::Builder::from_env(Env::default().default_filter_or("info"))
-        .format_timestamp_millis()
-        .init();
-    match start(Cli::parse().command) {
+    let command = Cli::parse().command;
+    logging::begin(match &command {
+        Command::Run(options) => options.log_format,
+        _ => LogFormat::Text,
+    });
+    match start(command) {
         Ok(code) => code,
         Err(error) => {
             error!("{error:#}");

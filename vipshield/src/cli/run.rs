@@ -5,7 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use clap::Args;
 
 use super::{
-    DEFAULT_SOCKET, Leave, Metrics, Query, executable_name, interface_pattern, milliseconds,
+    DEFAULT_SOCKET, Leave, LogFormat, Metrics, Query, executable_name, interface_pattern,
+    milliseconds,
 };
 
 /// What is guarded, and for how long something untrue is withheld. What is not said here is in the environment, in the
@@ -63,6 +64,9 @@ pub struct Run {
     /// Record all that is seen and done in this file, for `vipshield explain`; at 64 MiB it becomes FILE.1
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+    /// How lines of the log look
+    #[arg(long, value_name = "FORMAT", env = "VIPSHIELD_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
 }
 
 /// `vipshield reload`.
