@@ -91,7 +91,8 @@ fn prioritised(level: Level, text: &str) -> String {
         Level::Info => 6,
         Level::Debug | Level::Trace => 7,
     };
-    text.lines().map(|line| format!("<{priority}>{line}\n")).collect()
+    let prefixed = |all: String, line: &str| format!("{all}<{priority}>{line}\n");
+    text.lines().fold(String::new(), prefixed)
 }
 
 /// Whether the standard error output is the journal, and no pipe that somebody has put in its place.

@@ -1,4 +1,10 @@
 //! The program as it is called, where no privilege is needed: what it logs, and `vipshield events --follow`.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "what is not as it should be fails the test"
+)]
 
 use std::{
     fs::{self, File},
@@ -14,7 +20,7 @@ use std::{
 use serde_json::{Value, json};
 
 /// Nothing here takes longer, on any machine.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 fn vipshield() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vipshield"));
