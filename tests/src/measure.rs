@@ -466,7 +466,7 @@ async fn absence(lab: &Lab) -> Result<Option<f64>> {
     let mut longest = None;
     for vipshield in lab.nodes.iter().filter_map(|node| node.vipshield.as_ref()) {
         let status = vipshield.status().await?;
-        let us = status.pointer("/absence/in_transition_us").and_then(|us| us.as_u64());
+        let us = status.pointer("/absence/in_transition_us").and_then(serde_json::Value::as_u64);
         let ms = us.context("status does not say how long the loop was away")? as f64 / 1e3;
         longest = Some(longest.map_or(ms, |longest: f64| longest.max(ms)));
     }

@@ -62,8 +62,8 @@ impl Tally {
     }
 }
 
-/// What failed, by the words of test binaries ("---- NAME ----" and what was said) and of `vipshield-lab test`
-/// ("FAILED NAME [WHERE] (WHY)").
+/// What failed, by the words of test binaries (`---- NAME ----` and what was said) and of `vipshield-lab test`
+/// (`FAILED NAME [WHERE] (WHY)`).
 fn failures(lines: &[String]) -> Vec<String> {
     let (most, longest) = WORDS;
     let short = |words: &str| words.chars().take(longest).collect::<String>();
