@@ -93,10 +93,11 @@ async fn killed(lab: &mut Lab, witnesses: &Witnesses, context: &Context) -> Resu
         clock::pass(clock::patience(Duration::from_millis(after))).await;
         next.kill().await?;
         let running = lab.node_mut(0)?.vipshield.as_mut().context("vipshield does not run")?;
+        let guards = running.guards().await;
         if running.runs() {
-            running.guards().await.with_context(|| format!("killed after {after} ms"))?;
+            guards.with_context(|| format!("killed after {after} ms"))?;
         } else {
-            // It had been taken over from: the next one was killed a moment after that.
+            // It had been taken over from, and ends: the next one was killed a moment after that.
             lab.start_vipshield(0, &context.vipshield).await?;
         }
         clock::pass(SLACK).await;
