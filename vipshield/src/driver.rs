@@ -4,6 +4,7 @@
 //! Nothing it does waits for anything but the kernel's answer to a request, and what a wake does is bounded
 //! ([`work`]).
 
+mod adapters;
 mod answers;
 mod attach;
 mod handover;
@@ -17,12 +18,11 @@ pub mod work;
 use std::{
     future::{pending, ready},
     io, mem,
-    net::IpAddr,
     path::PathBuf,
     time::Duration,
 };
 
-use log::{Level, debug, info, warn};
+use log::{debug, info, warn};
 use nix::time::{ClockId, clock_gettime};
 use thiserror::Error;
 use tokio::{
@@ -33,28 +33,22 @@ use tokio::{
 use vipshield_common::tasks::TaskEvent;
 
 use self::{
-    attach::{cookies, guard, listen, set_opening},
+    adapters::{ActionError, Adapters},
+    attach::cookies,
     handover::Heirs,
     look::Looks,
     recent::Recent,
     switches::Inquiry,
-    work::{End, Hands, Source, Turn, Work},
+    work::{End, Source, Turn, Work},
 };
 use crate::{
     bpf::{self, BPFFS, BpfError, Pins, Programs, Pulse},
     causes::causes,
     config::Reloader,
-    daemons::{self, BorrowError, Probes, ScanError, Scanner, Scope, SocketError},
-    engine::{
-        Action, Config, Engine, Event, Handover, Notice, OnStop, Trigger, VrrpSocket, Weight,
-        record::Clocks,
-    },
-    logging,
+    daemons::{Probes, ScanError, Scanner},
+    engine::{Config, Engine, Event, Handover, OnStop, record::Clocks},
     metrics::Scrapes,
-    net::{
-        AnnounceError, Announcer, Carrier, CarryError, ClsactError, GroupError, Groups, Monitor,
-        MonitorError, Read, Replay, ReplayError, VipError, Vips,
-    },
+    net::{Announcer, Carrier, CarryError, Groups, Monitor, MonitorError, Read, Replay, Vips},
     recording::{Recorder, WriteError},
     signals::Signals,
     status::{Absence, Answer, Asked, Request, Server, ServerError, Status},
@@ -68,9 +62,6 @@ const BEAT: Duration = Duration::from_millis(250);
 /// How long the kernel may take to answer a request. It answers within the system call; an answer that
 /// is longer under way is lost, and the request may be repeated.
 const ANSWER: Duration = Duration::from_secs(5);
-
-/// An address is shown within so long, a busy kernel included.
-const SHOWN: Duration = Duration::from_millis(500);
 
 /// vipshield cannot go on.
 #[derive(Debug, Error)]
@@ -102,35 +93,6 @@ pub enum DriverError {
     /// The end was not all that it should have been; what was not is in the log.
     #[error("{0} things that had to be done at the end could not be")]
     Undone(u32),
-}
-
-/// An action failed.
-#[derive(Debug, Error)]
-enum ActionError {
-    #[error(transparent)]
-    Bpf(#[from] BpfError),
-    #[error(transparent)]
-    Borrow(#[from] BorrowError),
-    #[error(transparent)]
-    Socket(#[from] SocketError),
-    #[error(transparent)]
-    Replay(#[from] ReplayError),
-    #[error(transparent)]
-    Carry(#[from] CarryError),
-    #[error(transparent)]
-    Route(#[from] MonitorError),
-    #[error(transparent)]
-    Clsact(#[from] ClsactError),
-    #[error(transparent)]
-    Group(#[from] GroupError),
-    #[error(transparent)]
-    Vip(#[from] VipError),
-    #[error(transparent)]
-    Announce(#[from] AnnounceError),
-    #[error("the kernel has not answered for {} s", ANSWER.as_secs())]
-    Unanswered(#[from] Elapsed),
-    #[error("the loop was away for too long, so that the guard withholds nothing for the moment")]
-    Open,
 }
 
 /// Everything the driver works with.
@@ -594,148 +556,6 @@ impl Driver {
     async fn settle(&mut self) -> Result<(), DriverError> {
         let Self { parts, looks, recent, work, pulse, .. } = self;
         work.settle(&mut Adapters { parts, looks, recent, pulse }).await
-    }
-}
-
-/// What actions are carried out with.
-struct Adapters<'a> {
-    parts: &'a mut Parts,
-    looks: &'a mut Looks,
-    recent: &'a mut Recent,
-    pulse: &'a Pulse,
-}
-
-impl Hands for Adapters<'_> {
-    type Error = DriverError;
-
-    fn now(&self) -> Result<Duration, DriverError> {
-        monotonic()
-    }
-
-    async fn carry_out(
-        &mut self,
-        engine: &Engine,
-        action: &Action,
-    ) -> Result<Result<Option<Event>, String>, DriverError> {
-        if let Action::Tell { notice } = action {
-            self.tell(notice.clone())?;
-            return Ok(Ok(None));
-        }
-        let done = timeout(ANSWER, self.try_to(action)).await;
-        Ok(match done.map_err(Into::into).flatten() {
-            // What is gone has nothing left to be taken back.
-            Err(ActionError::Borrow(error)) if engine.is_ending() && error.is_gone() => Ok(None),
-            done => done.map_err(|error| causes(&error)),
-        })
-    }
-}
-
-impl Adapters<'_> {
-    async fn try_to(&mut self, action: &Action) -> Result<Option<Event>, ActionError> {
-        let Parts {
-            programs,
-            monitor,
-            replay,
-            carrier,
-            groups,
-            vips,
-            announcer,
-            probes,
-            scanner,
-            ..
-        } = &mut *self.parts;
-        match action {
-            Action::SetPolicy { ifindex, name, withhold, passes } => {
-                programs.set_policy(*ifindex, name, *withhold, *passes)?;
-            }
-            Action::ClearPolicy { ifindex, name } => programs.clear_policy(*ifindex, name)?,
-            Action::SetCommandPorts { ports } => programs.set_command_ports(ports)?,
-            Action::Guard { socket } => guard(programs, scanner, *socket, replay.port)?,
-            Action::Listen { socket } => listen(programs, scanner, *socket, replay.port)?,
-            Action::SetOpening { nic, opening } => set_opening(programs, *nic, opening.as_ref())?,
-            Action::RemoveVip { ifindex, address } => vips.remove(*ifindex, *address).await?,
-            Action::MoveVip { address, from, to } => vips.relocate(*address, *from, *to).await?,
-            Action::Announce { ifindex, address } => announcer.announce(*ifindex, *address)?,
-            Action::Unguard { socket } => {
-                let duplicate = daemons::borrow(*socket)?;
-                programs.unguard(&duplicate, daemons::cookie(&duplicate)?)?;
-                scanner.forget(*socket);
-            }
-            Action::Rebind { socket, nic, to } => {
-                let VrrpSocket { id, family, bound, home, .. } = *socket;
-                let from: Vec<u32> = bound.into_iter().chain(home).collect();
-                let groups = scanner.groups();
-                daemons::rebind(daemons::borrow(id)?, family, &from, *to, *nic, &groups)?;
-            }
-            Action::Speak { socket, from_anywhere } => {
-                daemons::speak_from_anywhere(daemons::borrow(*socket)?, *from_anywhere)?;
-            }
-            Action::Carry { ifindex, old, new, detours } => {
-                carrier.change(*ifindex, old, new, detours.as_ref()).await?;
-            }
-            Action::RestoreRoutes { source, except } => {
-                monitor.restore_routes(*source, except).await?;
-            }
-            Action::Shunt { ifindex, shunt } => {
-                programs.set_shunt(*ifindex, *shunt)?;
-                // One that has joined since it was last heard of throws what is to be thrown when it joins.
-                if shunt.is_some_and(|shunt| shunt.trigger == Trigger::Join) {
-                    monitor.ask_for_link(*ifindex)?;
-                }
-            }
-            Action::Watch { ifindex, wanted } => programs.set_watch(*ifindex, *wanted)?,
-            Action::WatchAddresses { addresses } => programs.set_watched(addresses)?,
-            Action::Answer { ifindex, answers } => {
-                programs.set_answers(*ifindex, answers)?;
-                groups.hold(*ifindex, &answers.addresses)?;
-            }
-            Action::SetProbe { ifindex, family, groups } => {
-                probes.set(*ifindex, *family, groups.as_ref())?;
-            }
-            Action::StandIn { ifindex, wanted } => carrier.stand_in(*ifindex, *wanted).await?,
-            Action::ResyncLink { socket, ifindex } => {
-                programs.begin_epoch(*ifindex)?;
-                daemons::resync_link(daemons::borrow(*socket)?, *ifindex)?;
-            }
-            Action::ReplayRemoval { ifindex, address } => {
-                let (ifindex, address) = (*ifindex, *address);
-                let replayed = match address.ip {
-                    IpAddr::V4(_) => replay.removal(ifindex, address).await,
-                    IpAddr::V6(ip) => {
-                        programs.pass_removal(ip, true)?;
-                        let replayed = replay.removal(ifindex, address).await;
-                        programs.pass_removal(ip, false)?;
-                        replayed
-                    }
-                };
-                // It is there, and nobody has said so yet.
-                let seen = Event::Address { ifindex, address, requester: 0 };
-                return Ok((!replayed?).then_some(seen));
-            }
-            Action::ShowAddress { ifindex, address } => {
-                // It is put on the NIC and taken off again, and the daemons must not hear of the second.
-                if address.is_some() && !self.pulse.withholds(SHOWN) {
-                    return Err(ActionError::Open);
-                }
-                // It is to pass whatever they are taken to know.
-                programs.begin_epoch(*ifindex)?;
-                replay.show(*ifindex, *address).await?;
-            }
-            Action::Rescan => self.looks.soon(Scope::Known, &[Duration::ZERO]),
-            Action::Tell { .. } | Action::Finish { .. } => {}
-        }
-        Ok(None)
-    }
-
-    fn tell(&mut self, notice: Notice) -> Result<(), DriverError> {
-        let level = match notice.weight {
-            Weight::Detail => Level::Debug,
-            Weight::Info => Level::Info,
-            Weight::Warning => Level::Warn,
-        };
-        logging::tell(level, &notice);
-        self.recent.keep(monotonic()?, notice);
-        Ok(())
     }
 }
 
