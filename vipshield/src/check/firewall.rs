@@ -4,29 +4,19 @@
 //! nftables, and iptables on top of it, are asked for over netlink (`linux/netfilter/nf_tables.h`). A rule is
 //! not understood: whether the name is in it is all that is looked for.
 
-use std::{fs, io, time::Duration};
+use std::{fs, io};
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
-use nix::sys::{
-    socket::{setsockopt, sockopt::ReceiveTimeout},
-    time::TimeVal,
-};
+use netlink_sys::protocols::NETLINK_NETFILTER;
 
 use super::Finding;
+use crate::net::dump;
 
 const GROUP: &str = "network";
 
-/// `linux/netlink.h`.
-const HEADER: usize = 16;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST_DUMP: u16 = 0x301;
 /// `linux/netfilter/nfnetlink.h` and `nf_tables.h`.
 const NFT_MSG_NEWRULE: u16 = 10 << 8 | 6;
 const NFT_MSG_GETRULE: u16 = 10 << 8 | 7;
 
-/// The kernel answers within the system call.
-const ANSWER: Duration = Duration::from_secs(2);
 /// A node with kube-proxy has tens of thousands of rules.
 const MAX_RULES: usize = 200_000;
 
@@ -79,57 +69,19 @@ fn names(rule: &[u8], nic: &str) -> bool {
 
 /// Every rule of this network namespace, as the kernel encodes it.
 fn rules() -> io::Result<Vec<Vec<u8>>> {
-    let mut socket = Socket::new(NETLINK_NETFILTER)?;
-    socket.bind_auto()?;
-    let patience = TimeVal::new(i64::try_from(ANSWER.as_secs()).unwrap_or_default(), 0);
-    setsockopt(&socket, ReceiveTimeout, &patience)?;
-    socket.send_to(&request(), &SocketAddr::new(0, 0), 0)?;
-    let mut found = Vec::new();
-    loop {
-        let (bytes, from) = socket.recv_from_full()?;
-        let mut rest = bytes.as_slice();
-        while let Some((kind, body)) = message(&mut rest).filter(|_| from.port_number() == 0) {
-            match kind {
-                NLMSG_DONE => return Ok(found),
-                NLMSG_ERROR => {
-                    let errno =
-                        body.first_chunk().map_or(libc::EBADMSG, |it| -i32::from_ne_bytes(*it));
-                    return Err(io::Error::from_raw_os_error(errno));
-                }
-                NFT_MSG_NEWRULE if found.len() < MAX_RULES => found.push(body.to_vec()),
-                _ => {}
-            }
-        }
-    }
-}
-
-/// All rules of all families.
-fn request() -> Vec<u8> {
-    /// `struct nfgenmsg`: family, version, resource.
+    /// `struct nfgenmsg`: every family, version, resource.
     const BODY: [u8; 4] = [0; 4];
-    let mut bytes = Vec::with_capacity(HEADER + BODY.len());
-    bytes.extend(((HEADER + BODY.len()) as u32).to_ne_bytes());
-    bytes.extend(NFT_MSG_GETRULE.to_ne_bytes());
-    bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    // Sequence number and port.
-    bytes.extend([0; 8]);
-    bytes.extend(BODY);
-    bytes
-}
-
-/// The next message's kind and body.
-fn message<'a>(rest: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
-    let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
-    let kind = u16::from_ne_bytes(*rest.get(4..)?.first_chunk()?);
-    let body = rest.get(HEADER..length)?;
-    *rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((kind, body))
+    let mut found = Vec::new();
+    dump(NETLINK_NETFILTER, NFT_MSG_GETRULE, &BODY, |kind, body| {
+        if kind == NFT_MSG_NEWRULE && found.len() < MAX_RULES {
+            found.push(body.to_vec());
+        }
+    })?;
+    Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::{super::Verdict, *};
 
     #[test]
@@ -140,17 +92,5 @@ mod tests {
         assert!(!names(&rules[1], "ens192") && !names(&rules[2], "ens192"));
         assert_eq!(judge("ens192", &rules).verdict, Verdict::Warn);
         assert_eq!(judge("ens224", &rules).verdict, Verdict::Pass);
-    }
-
-    proptest! {
-        #[test]
-        fn any_answer_is_read_to_its_end(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let mut rest = bytes.as_slice();
-            let mut messages = 0;
-            while message(&mut rest).is_some() {
-                messages += 1;
-                prop_assert!(messages <= bytes.len());
-            }
-        }
     }
 }

@@ -3,6 +3,7 @@
 mod announce;
 mod carry;
 mod clsact;
+mod dump;
 mod groups;
 mod monitor;
 mod own;
@@ -18,6 +19,7 @@ pub use self::{
     announce::{AnnounceError, Announcer},
     carry::{Carrier, CarryError, PROTOCOL, SPARE_TABLE},
     clsact::ClsactError,
+    dump::dump,
     groups::{GroupError, Groups},
     monitor::{Monitor, MonitorError, Read},
     own::{ANCHOR, EARLY_ANCHOR, OWN, STAND_IN},

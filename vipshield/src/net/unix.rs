@@ -3,19 +3,12 @@
 //! The kernel tells of each socket who made it (`unix_diag`, `CONFIG_UNIX_DIAG`; its user since Linux 5.3:
 //! `sk_diag_dump_uid` in `net/unix/diag.c`), without the holder having to answer.
 
-use std::{io, time::Duration};
+use std::io;
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
-use nix::sys::{
-    socket::{setsockopt, sockopt::ReceiveTimeout},
-    time::TimeVal,
-};
+use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 
-/// `linux/netlink.h`.
-const HEADER: usize = 16;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_REQUEST_DUMP: u16 = 0x301;
+use super::dump;
+
 /// `linux/sock_diag.h`.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// `linux/unix_diag.h`: `struct unix_diag_req` and `unix_diag_msg`, what to show, and where it is.
@@ -28,9 +21,6 @@ const UDIAG_SHOW_NAME: u32 = 1;
 const UDIAG_SHOW_UID: u32 = 1 << 6;
 const UNIX_DIAG_NAME: u16 = 0;
 const UNIX_DIAG_UID: u16 = 7;
-
-/// The kernel answers within the system call.
-const ANSWER: Duration = Duration::from_secs(2);
 
 /// A socket with an abstract name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,41 +35,18 @@ pub struct NamedSocket {
 
 /// The stream sockets of this thread's network namespace that are bound to abstract names which begin so.
 pub fn named(prefix: &[u8]) -> io::Result<Vec<NamedSocket>> {
-    let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
-    socket.bind_auto()?;
-    let patience = TimeVal::new(i64::try_from(ANSWER.as_secs()).unwrap_or_default(), 0);
-    setsockopt(&socket, ReceiveTimeout, &patience)?;
-    socket.send_to(&request(), &SocketAddr::new(0, 0), 0)?;
     let mut found = Vec::new();
-    loop {
-        let (bytes, from) = socket.recv_from_full()?;
-        let mut rest = bytes.as_slice();
-        while let Some((kind, body)) = message(&mut rest).filter(|_| from.port_number() == 0) {
-            match kind {
-                NLMSG_DONE => return Ok(found),
-                NLMSG_ERROR => {
-                    let errno =
-                        body.first_chunk().map_or(libc::EBADMSG, |it| -i32::from_ne_bytes(*it));
-                    return Err(io::Error::from_raw_os_error(errno));
-                }
-                SOCK_DIAG_BY_FAMILY => {
-                    found.extend(named_socket(body).filter(|it| it.name.starts_with(prefix)));
-                }
-                _ => {}
-            }
+    dump(NETLINK_SOCK_DIAG, SOCK_DIAG_BY_FAMILY, &request(), |kind, body| {
+        if kind == SOCK_DIAG_BY_FAMILY {
+            found.extend(named_socket(body).filter(|it| it.name.starts_with(prefix)));
         }
-    }
+    })?;
+    Ok(found)
 }
 
 /// All unix sockets that are not connected, with their names and users.
 fn request() -> Vec<u8> {
-    let length = (HEADER + REQUEST) as u32;
-    let mut bytes = Vec::with_capacity(HEADER + REQUEST);
-    bytes.extend(length.to_ne_bytes());
-    bytes.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    bytes.extend(NLM_F_REQUEST_DUMP.to_ne_bytes());
-    // Sequence number and port.
-    bytes.extend([0; 8]);
+    let mut bytes = Vec::with_capacity(REQUEST);
     // Family, protocol and padding.
     bytes.extend([libc::AF_UNIX as u8, 0, 0, 0]);
     // In these states, whatever their inode.
@@ -88,15 +55,6 @@ fn request() -> Vec<u8> {
     bytes.extend((UDIAG_SHOW_NAME | UDIAG_SHOW_UID).to_ne_bytes());
     bytes.extend([0; 8]);
     bytes
-}
-
-/// The next netlink message: its type, and what follows its header.
-fn message<'a>(rest: &mut &'a [u8]) -> Option<(u16, &'a [u8])> {
-    let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
-    let kind = u16::from_ne_bytes(*rest.get(4..)?.first_chunk()?);
-    let body = rest.get(HEADER..length)?;
-    *rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-    Some((kind, body))
 }
 
 /// None: it has no abstract name, or is no stream socket, whose names are others.
@@ -164,9 +122,5 @@ mod tests {
         body[20] = 0;
         body[1] = 2;
         assert_eq!(named_socket(&body), None);
-        for end in 0..HEADER {
-            assert_eq!(message(&mut &request()[..end]), None);
-        }
-        assert_eq!(message(&mut request().as_slice()).map(|it| it.0), Some(SOCK_DIAG_BY_FAMILY));
     }
 }
