@@ -103,17 +103,17 @@ pub struct Parts {
     pub pins: Pins,
     /// The rtnetlink monitor, its groups joined.
     pub monitor: Monitor,
-    /// For [`Action::ReplayRemoval`] and [`Action::ShowAddress`].
+    /// For `Action::ReplayRemoval` and `Action::ShowAddress`.
     pub replay: Replay,
-    /// For [`Action::Carry`] and [`Action::StandIn`].
+    /// For `Action::Carry` and `Action::StandIn`.
     pub carrier: Carrier,
-    /// For [`Action::Answer`].
+    /// For `Action::Answer`.
     pub groups: Groups,
-    /// For [`Action::RemoveVip`] and [`Action::MoveVip`].
+    /// For `Action::RemoveVip` and `Action::MoveVip`.
     pub vips: Vips,
-    /// For [`Action::Announce`].
+    /// For `Action::Announce`.
     pub announcer: Announcer,
-    /// For [`Action::SetProbe`].
+    /// For `Action::SetProbe`.
     pub probes: Probes,
     /// Looks for daemons.
     pub scanner: Scanner,
