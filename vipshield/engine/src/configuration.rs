@@ -76,7 +76,7 @@ impl Engine {
 
     /// Takes the configuration that was told last, once nothing is untrue to daemons.
     pub(super) fn take_configuration(&mut self) {
-        if self.nics.values().any(|nic| nic.untrue().next().is_some()) {
+        if self.nics.values().any(|nic| nic.belief.untrue().next().is_some()) {
             return;
         }
         let Some(config) = self.next_config.take() else { return };

@@ -126,10 +126,7 @@ impl Engine {
             .filter(|monitor| matches!(monitor.filter, Filter::Guard | Filter::Stale))
             .map(|monitor| monitor.id)
             .collect();
-        self.guarded_since.retain(|socket, _| there.contains(socket));
-        self.introduced.retain(|(socket, ifindex), _| {
-            there.contains(socket) && self.nics.contains_key(ifindex)
-        });
+        self.told.retain(&there, |nic| self.nics.contains_key(&nic));
         let guarded = self.guarded_sockets();
         let mut wanted = Vec::new();
         for nic in self.nics.values() {
@@ -145,7 +142,7 @@ impl Engine {
         }
         for (ifindex, address) in wanted {
             if self.want(Action::ShowAddress { ifindex, address }) {
-                self.introduced.extend(guarded.iter().map(|socket| ((*socket, ifindex), now)));
+                self.told.introduce(&guarded, ifindex, now);
             }
         }
     }
@@ -153,9 +150,9 @@ impl Engine {
     /// Whether the daemon that has this socket was told a NIC's address, and has not heard since that it left.
     /// It may have, where the guard came in the same moment in which the NIC began to be taken.
     fn knows_address(&self, socket: SocketId, nic: &Nic) -> bool {
-        let Some(introduced) = self.introduced.get(&(socket, nic.ifindex)) else { return false };
-        let guarded = self.guarded_since.get(&socket).copied().unwrap_or_default();
-        *introduced >= nic.phase_since
+        let Some(introduced) = self.told.introduced(socket, nic.ifindex) else { return false };
+        let guarded = self.told.guarded_since(socket);
+        introduced >= nic.phase_since
             || nic.transition_since > guarded.saturating_add(GUARDED_BEFORE)
     }
 

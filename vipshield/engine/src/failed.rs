@@ -77,7 +77,7 @@ impl Engine {
     pub(super) fn is_still_owed(&self, action: &Action) -> bool {
         match action {
             Action::ResyncLink { socket, ifindex } => {
-                self.nics.get(ifindex).is_some_and(|nic| nic.told)
+                self.nics.get(ifindex).is_some_and(|nic| nic.belief.is_told())
                     || self.half_deaf().any(|(daemon, nic)| {
                         daemon.pid == socket.pid && nic.bearers.contains(ifindex)
                     })

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Engine,
     action::Action,
+    belief::OfDaemons,
     ending::GRACE,
     names::Names,
     nic::Remembered,
@@ -34,10 +35,7 @@ pub struct Handover {
     names: Names,
     vips: Vips,
     routers: Routers,
-    #[serde(with = "pairs")]
-    introduced: BTreeMap<(SocketId, u32), Duration>,
-    #[serde(with = "pairs")]
-    guarded_since: BTreeMap<SocketId, Duration>,
+    told: OfDaemons,
     #[serde(with = "pairs")]
     made: BTreeMap<SocketId, Option<u32>>,
     #[serde(with = "pairs")]
@@ -53,7 +51,7 @@ pub struct Handover {
 
 impl Handover {
     /// A layout that is not this one is not looked at.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     /// So many things of like size are in it: NICs, daemons and VIPs.
     pub(super) fn size(&self) -> usize {
@@ -86,8 +84,7 @@ impl Engine {
             names: self.names.clone(),
             vips: self.world.vips.clone(),
             routers: self.routers.clone(),
-            introduced: self.introduced.clone(),
-            guarded_since: self.guarded_since.clone(),
+            told: self.told.clone(),
             made: self.made.clone(),
             placed: self.placed.clone(),
             speaking: self.applied.sources().collect(),
@@ -123,8 +120,7 @@ impl Engine {
         self.probes.resume(from.deaf);
         self.names = from.names;
         self.routers = from.routers;
-        self.introduced = from.introduced;
-        self.guarded_since = from.guarded_since;
+        self.told = from.told;
         self.made = from.made;
         self.placed = from.placed;
         for socket in from.speaking {

@@ -379,7 +379,7 @@ impl Engine {
         match action {
             Action::Guard { socket } | Action::Listen { socket } => {
                 self.set_filter(*socket, Filter::Guard);
-                self.guarded_since.entry(*socket).or_insert(now);
+                self.told.guarded(*socket, now);
             }
             Action::ReplayRemoval { ifindex, address } => {
                 self.removal_replayed(*ifindex, *address, now);
@@ -469,9 +469,9 @@ impl Engine {
                 }
             }
             Action::ShowAddress { ifindex, .. } => {
-                self.introduced.retain(|(_, introduced), _| introduced != ifindex);
+                self.told.not_introduced(*ifindex);
             }
-            Action::ResyncLink { socket, ifindex } => self.not_shown(*socket, *ifindex),
+            Action::ResyncLink { socket, ifindex } => self.told.not_told(*socket, *ifindex),
             Action::Announce { ifindex, address } => self.announcer.failed(*ifindex, *address),
             Action::SetPolicy { .. }
             | Action::ClearPolicy { .. }

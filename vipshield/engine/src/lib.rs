@@ -10,6 +10,7 @@
 
 mod action;
 mod announce;
+mod belief;
 mod carry;
 mod claims;
 mod configuration;
@@ -89,6 +90,7 @@ pub use self::{
 };
 use self::{
     announce::Announcer,
+    belief::OfDaemons,
     claims::Claims,
     ending::{AWAITED, Ending},
     failed::Failure,
@@ -144,10 +146,8 @@ pub struct Engine {
     pending: BTreeSet<Action>,
     /// Addresses that are to be taken off interfaces, and have not had their turn.
     leaving: BTreeSet<(u32, Address)>,
-    /// Guarded sockets whose daemons were told a NIC's address, and when.
-    introduced: BTreeMap<(SocketId, u32), Duration>,
-    /// Since when sockets are guarded.
-    guarded_since: BTreeMap<SocketId, Duration>,
+    /// What single daemons were told; what all were is in [`Nic`].
+    told: OfDaemons,
     /// Where VRRP sockets were bound when they were first seen; none for those that an earlier
     /// vipshield may have moved.
     made: BTreeMap<SocketId, Option<u32>>,
@@ -222,8 +222,7 @@ impl Engine {
             failed: BTreeMap::new(),
             pending: BTreeSet::new(),
             leaving: BTreeSet::new(),
-            introduced: BTreeMap::new(),
-            guarded_since: BTreeMap::new(),
+            told: OfDaemons::default(),
             made: BTreeMap::new(),
             placed: BTreeMap::new(),
             names: Names::default(),
@@ -496,7 +495,7 @@ impl Engine {
     fn why_now(&self, ifindex: u32, truth: Overdue, patience: Patience) -> String {
         let Some(nic) = self.nics.get(&ifindex) else { return patience.to_string() };
         let kind = match truth {
-            Overdue::Link if nic.is_seen_through() => {
+            Overdue::Link if nic.belief.is_passed() => {
                 return "a rule of the configuration's has let them see it".to_owned();
             }
             Overdue::Link => Truth::Link,

@@ -16,14 +16,12 @@ use serde::{Deserialize, Serialize};
 use super::{
     Engine,
     action::Action,
+    belief::On,
     nic::Nic,
     notice::Weight,
     pairs, tell,
     world::{Daemon, Family, Filter, Role, SocketId, VrrpSocket, World},
 };
-
-/// A daemon by its process id, and a NIC by its index.
-type On = (u32, u32);
 
 /// A daemon that opens its sockets anew lacks some for a moment, and for longer on a busy node: one that
 /// lacks them for less than this is left in peace. Far below the time after which its peers give an owner
@@ -61,13 +59,6 @@ pub(super) struct Names {
     bereft: BTreeMap<On, Duration>,
     /// Those of them that will open none.
     mute: BTreeSet<On>,
-    /// VRRP sockets, and daemons without any, for which the daemon was told what is called how.
-    disclosed: (BTreeSet<SocketId>, BTreeSet<On>),
-    /// Daemons that know what is called how: they were told, or found it so.
-    informed: BTreeSet<On>,
-    /// Whether such a daemon's bridge worked, as it was told last.
-    #[serde(with = "pairs")]
-    shown: BTreeMap<(SocketId, u32), bool>,
 }
 
 impl Engine {
@@ -99,14 +90,13 @@ impl Engine {
         let names = &mut self.names;
         (names.bereft, names.mute) = lasting(&names.bereft, bereft, now);
         (names.suspects, names.alone) = lasting(&names.suspects, halves, now);
-        names.disclosed.0.retain(|socket| sockets.contains(socket));
-        names.disclosed.1.retain(|on| names.bereft.contains_key(on));
-        names.informed.retain(|on| old.contains(&on.0));
+        let lacks = |on: &On| names.bereft.contains_key(on);
+        self.told.retain_names(|pid| old.contains(&pid), &sockets, lacks);
         let found = new.into_iter().flat_map(|pid| astray.iter().map(move |nic| (pid, *nic)));
         // One that was there before vipshield, and has no socket on the NIC any more, was told while
         // nobody withheld it.
         let knows = |on: &On| names.looked || !speak_now.contains(on);
-        names.informed.extend(found.filter(knows).collect::<Vec<On>>());
+        self.told.know_names(found.filter(knows));
         names.looked = true;
     }
 
@@ -210,8 +200,8 @@ impl Engine {
             let on = (daemon.pid, nic.ifindex);
             let sockets: Vec<SocketId> = self.lost(daemon, nic).collect();
             let monitors = guarded(daemon);
-            let mute = self.names.mute.contains(&on) && !self.names.disclosed.1.contains(&on);
-            let news = sockets.iter().any(|socket| !self.names.disclosed.0.contains(socket));
+            let mute = self.names.mute.contains(&on) && !self.told.is_disclosed_to(on);
+            let news = sockets.iter().any(|socket| !self.told.is_disclosed(*socket));
             if (mute || news) && !monitors.is_empty() {
                 wanted.push((on, nic.name.clone(), monitors, sockets));
             }
@@ -227,17 +217,13 @@ impl Engine {
             for socket in monitors {
                 self.want(Action::ResyncLink { socket, ifindex: on.1 });
             }
-            self.names.disclosed.0.extend(sockets);
-            self.names.disclosed.1.extend(Some(on).filter(|on| self.names.mute.contains(on)));
-            self.names.informed.insert(on);
-            // What it was told of the bridge before, if anything, it has forgotten.
-            self.names.shown.retain(|(socket, _), _| socket.pid != on.0);
+            self.told.disclose(on, sockets, self.names.mute.contains(&on));
         }
     }
 
     /// All daemons are being told what a NIC is called.
     pub(super) fn all_informed(&mut self, nic: u32) {
-        self.names.informed.extend(self.world.daemons.keys().map(|pid| (*pid, nic)));
+        self.told.know_names(self.world.daemons.keys().map(|pid| (*pid, nic)));
     }
 
     /// A daemon that knows the names uses the bridge that has its NIC's. What the kernel says of that
@@ -246,7 +232,7 @@ impl Engine {
     pub(super) fn inform(&mut self) {
         let home: BTreeSet<u32> =
             self.nics.values().filter(|nic| nic.is_home()).map(|nic| nic.ifindex).collect();
-        self.names.informed.retain(|(_, nic)| !home.contains(nic));
+        self.told.forget_names(|nic| home.contains(&nic));
         let mut current = BTreeMap::new();
         let mut addresses = Vec::new();
         let mut news = Vec::new();
@@ -256,11 +242,11 @@ impl Engine {
                 .world
                 .daemons
                 .values()
-                .filter(|daemon| self.names.informed.contains(&(daemon.pid, nic.ifindex)));
+                .filter(|daemon| self.told.knows_name((daemon.pid, nic.ifindex)));
             let mut is_new = false;
             for socket in informed.flat_map(guarded) {
                 // The name must be nobody's before it can be another's.
-                if !self.names.shown.contains_key(&(socket, bridge)) {
+                if self.told.bridge(socket, bridge).is_none() {
                     is_new = true;
                     news.push((socket, nic.ifindex));
                 }
@@ -270,22 +256,17 @@ impl Engine {
                 nic.source().and_then(|source| self.world.forms_of(bridge, source.ip).next());
             addresses.extend(source.filter(|_| is_new).map(|source| (bridge, source)));
         }
-        let before = std::mem::take(&mut self.names.shown);
-        news.extend(
-            current.iter().filter(|(to, works)| before.get(to) != Some(works)).map(|(to, _)| *to),
-        );
+        let is_new = |((socket, bridge), works): &(&(SocketId, u32), &bool)| {
+            self.told.bridge(*socket, *bridge) != Some(**works)
+        };
+        news.extend(current.iter().filter(is_new).map(|(to, _)| *to));
         for (socket, ifindex) in news {
             self.want(Action::ResyncLink { socket, ifindex });
         }
-        self.names.shown = current;
+        self.told.tell_bridges(current);
         for (ifindex, address) in addresses {
             self.want(Action::ShowAddress { ifindex, address: Some(address) });
         }
-    }
-
-    /// What a socket was told of a link did not get there.
-    pub(super) fn not_shown(&mut self, socket: SocketId, ifindex: u32) {
-        self.names.shown.remove(&(socket, ifindex));
     }
 }
 

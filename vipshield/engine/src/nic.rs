@@ -22,6 +22,7 @@ pub(super) use self::{
 };
 use super::{
     action::Action,
+    belief::OfNic,
     carry::{Plan, Route},
     phase::{self, Phase, Signs},
     rules::{self, Standing, TELLING, Telling, WHEREABOUTS, Whereabouts, word},
@@ -84,22 +85,12 @@ pub(super) struct Nic {
     cut_off: Option<(Duration, CutOff)>,
     /// When that may be otherwise, though nothing was seen.
     looks_at: Option<Duration>,
-    /// Addresses that are nowhere, since when.
-    absent: BTreeMap<Address, Duration>,
-    /// Addresses of which the daemons were told that they are gone.
-    mourned: BTreeSet<Address>,
-    /// Since when the link is not as the daemons believe it to be.
-    astray: Option<Duration>,
-    /// A rule of one's own let daemons see that.
-    passed: bool,
+    /// What the daemons believe of it.
+    pub(super) belief: OfNic,
     /// It is down, or was a moment ago: until then a missing carrier may be due to that.
     settles_until: Option<Duration>,
     /// It is not called as the daemons know it.
     renamed: bool,
-    /// The daemons were told of a failure, and not yet that it is over.
-    failed: bool,
-    /// The daemons were told that the link failed.
-    pub(super) told: bool,
     /// What rules of one's own let the guard pass, as last asked for: bits of [`passes`].
     pub(super) passes: u32,
     /// Messages withheld since the phase was last free, bridged or down.
@@ -162,15 +153,10 @@ impl Nic {
             passage: Passage::default(),
             cut_off: None,
             looks_at: None,
-            absent: BTreeMap::new(),
-            mourned: BTreeSet::new(),
-            astray: None,
-            passed: false,
+            belief: OfNic::default(),
             passes: 0,
             settles_until: None,
             renamed: false,
-            failed: false,
-            told: false,
             withheld: 0,
             released: 0,
             transition_since: now,
@@ -197,8 +183,7 @@ impl Nic {
     /// not belong here any more.
     pub(super) fn forget(&mut self, address: Address) {
         self.home.retain(|known, _| known.ip != address.ip);
-        self.absent.retain(|known, _| known.ip != address.ip);
-        self.mourned.retain(|known| known.ip != address.ip);
+        self.belief.forget(address);
     }
 
     /// Whether nothing is under way: nothing that is not true has to be told, its routes had the time to come
@@ -207,7 +192,7 @@ impl Nic {
         let lingers = self.is_carried() && self.lingers_until().is_some_and(|until| now < until);
         let unnamed = self.phase == Phase::Free && self.renamed;
         let moves = self.phase.is_transition() || lingers || unnamed;
-        !moves && self.astray.is_none() && self.absent.is_empty()
+        !moves && self.belief.untrue().next().is_none()
     }
 
     /// Whether it is as it is when nothing has been done to it.
@@ -226,28 +211,24 @@ impl Nic {
     /// They belong to the NIC again. Each is returned once.
     pub(super) fn take_back(&mut self, world: &World) -> Vec<Address> {
         // One that is back on the NIC itself was announced there.
-        self.mourned.retain(|address| !world.has_ip(self.ifindex, address.ip));
+        self.belief.retain_gone(|address| !world.has_ip(self.ifindex, address.ip));
         if self.cut_off.is_some() {
             return Vec::new();
         }
         let back: Vec<Address> = self
-            .mourned
+            .belief
+            .gone()
             .iter()
             .copied()
             .filter(|address| !world.is_deaf(self.ifindex, Family::of(address.ip)))
             .filter(|address| self.is_elsewhere(world, *address))
             .collect();
         for address in &back {
-            self.mourned.remove(address);
+            self.belief.show(*address);
             self.home.retain(|known, _| known.ip != address.ip);
             self.home.insert(*address, Seen::OnNic);
         }
         back
-    }
-
-    /// Whether the daemons were told that an address is gone, and not yet that it is back.
-    pub(super) fn is_mourning(&self) -> bool {
-        !self.mourned.is_empty()
     }
 
     /// The guard withheld that this address left the NIC, so the daemons believe that it is there;
@@ -294,9 +275,11 @@ impl Nic {
             Phase::Free | Phase::Bridged if settles => Phase::Leaving,
             was => was,
         };
-        let rule = phase::decide(seen_from, Signs { told: self.told, ..signs });
+        let rule = phase::decide(seen_from, Signs { told: self.belief.is_told(), ..signs });
         (self.phase, self.phase_rule) = (rule.then, rule.name);
-        self.failed |= self.phase == Phase::Down;
+        if self.phase == Phase::Down {
+            self.belief.failure_is_seen();
+        }
         if self.phase != was {
             self.phase_since = now;
             if self.phase.is_transition() && !was.is_transition() {
@@ -328,12 +311,6 @@ impl Nic {
         self.phase.policy(self.settles_until.is_some()).name
     }
 
-    /// What is untrue to the daemons, since when: the link, or an address.
-    pub(super) fn untrue(&self) -> impl Iterator<Item = (Option<Address>, Duration)> + '_ {
-        let addresses = self.absent.iter().map(|(address, since)| (Some(*address), *since));
-        self.astray.into_iter().map(|since| (None, since)).chain(addresses)
-    }
-
     /// What the guard is to withhold.
     pub(super) fn withhold(&self) -> u32 {
         self.phase.withhold(self.settles_until.is_some())
@@ -348,7 +325,7 @@ impl Nic {
                 running: false,
                 at_home: false,
                 carried: false,
-                told: self.told,
+                told: self.belief.is_told(),
             };
         };
         let carrier = self.bearer.filter(|bearer| *bearer != self.ifindex);
@@ -364,7 +341,7 @@ impl Nic {
                 world.link(bearer).is_some_and(|link| link.up)
                     && self.movable().all(|address| world.has_ip(bearer, address.ip))
             }),
-            told: self.told,
+            told: self.belief.is_told(),
         }
     }
 
@@ -391,7 +368,7 @@ impl Nic {
     fn settle_home(&mut self, world: &World, port: bool) {
         let is_ours = |address: &Address| !world.vips.is_given_up(address.ip);
         self.home.retain(|known, _| is_ours(known));
-        self.absent.retain(|known, _| is_ours(known));
+        self.belief.retain_absent(is_ours);
         for address in world.addresses_of(self.ifindex).filter(is_ours) {
             self.home.retain(|known, _| known.ip != address.ip || *known == address);
             self.home.insert(address, Seen::OnNic);
@@ -401,15 +378,14 @@ impl Nic {
             // of them is what Kube-OVN makes of it.
             let seen = if self.looked_at { Seen::OnBearer } else { Seen::OnNic };
             // What was told to be gone is not back as long as nobody can reach it there.
-            let is_mourned =
-                |address: &Address| self.mourned.iter().any(|gone| gone.ip == address.ip);
+            let is_gone = |address: &Address| self.belief.is_gone(*address);
             let (ifindex, served) = (self.ifindex, self.cut_off.is_none());
             let usable =
                 |address: &Address| served && !world.is_deaf(ifindex, Family::of(address.ip));
             for address in world.addresses_of(bearer).filter(|address| {
                 !address.is_link_local()
                     && is_ours(address)
-                    && (usable(address) || !is_mourned(address))
+                    && (usable(address) || !is_gone(address))
             }) {
                 if !self.home.keys().any(|known| known.ip == address.ip) {
                     self.home.insert(address, seen);
@@ -427,7 +403,7 @@ impl Nic {
                 .collect();
             for address in lost {
                 self.home.remove(&address);
-                self.absent.remove(&address);
+                self.belief.is_there(address);
             }
         }
     }
@@ -435,23 +411,17 @@ impl Nic {
     fn watch_link(&mut self, world: &World, signs: Signs, now: Duration) {
         use rules::facts::link::{EXISTS, RUNNING, TOLD, USURPED};
         if signs.in_place && signs.running {
-            self.told = false;
+            self.belief.link_works();
         }
         let facts = word([
             (EXISTS, signs.exists),
-            (TOLD, self.told),
+            (TOLD, self.belief.is_told()),
             (RUNNING, signs.running),
             (USURPED, self.usurper(world).is_some()),
         ]);
         match rules::LINK.decide(facts).then {
-            Standing::Known => {
-                self.astray = None;
-                self.passed &= !signs.running;
-            }
-            Standing::Astray => {
-                self.astray.get_or_insert(now);
-                self.passed |= self.lets_see(world);
-            }
+            Standing::Known => self.belief.link_is_known(signs.running),
+            Standing::Astray => self.belief.link_is_astray(now, self.lets_see(world)),
         }
     }
 
@@ -481,7 +451,7 @@ impl Nic {
         for (address, whereabouts) in found {
             let since = match whereabouts {
                 Whereabouts::Here => {
-                    self.absent.remove(&address);
+                    self.belief.is_there(address);
                     if let Some(seen @ Seen::Doubted) = self.home.get_mut(&address) {
                         *seen = Seen::OnNic;
                     }
@@ -491,9 +461,9 @@ impl Nic {
                 Whereabouts::CutOff => cut_off,
                 Whereabouts::Overdue => Duration::ZERO,
             };
-            self.absent.entry(address).or_insert(since);
+            self.belief.is_absent(address, since);
         }
-        self.absent.retain(|address, _| self.home.contains_key(address));
+        self.belief.retain_absent(|address| self.home.contains_key(address));
     }
 
     /// Where an address of its own is.
@@ -518,15 +488,16 @@ impl Nic {
                 (what, true),
                 (DUE, now >= due),
                 (UNHEARD, self.phase == Phase::Down && self.renamed),
-                (PASSED, self.passed),
+                (PASSED, self.belief.is_passed()),
             ]);
             TELLING.decide(facts).then == Telling::Tell
         };
         let Deadlines { link, address } = deadlines;
-        let link = self.astray.filter(|since| is_told(IS_LINK, since.saturating_add(link)));
+        let link =
+            self.belief.astray().filter(|since| is_told(IS_LINK, since.saturating_add(link)));
         let link = link.map(|_| Overdue::Link);
         let is_due = |since: Duration| is_told(ADDRESS, since.saturating_add(address));
-        let addresses = self.absent.iter().filter(|(_, since)| is_due(**since));
+        let addresses = self.belief.absent().iter().filter(|(_, since)| is_due(**since));
         let addresses = addresses.map(|(address, _)| Overdue::Address(*address));
         link.into_iter().chain(addresses).collect()
     }
@@ -534,23 +505,19 @@ impl Nic {
     /// Whether a failure is over of which the daemons know: all is settled, and the interface of
     /// the NIC's name works. True once for each.
     pub(super) fn recovered(&mut self, world: &World) -> bool {
-        let over = self.failed
+        let over = self.belief.knows_failure()
             && matches!(self.phase, Phase::Free | Phase::Bridged)
             && world.link_named(&self.name).is_some_and(|link| link.running);
-        self.failed &= !over;
-        over
+        over && self.belief.tell_recovery()
     }
 
     /// The truth was told, or is being told.
     pub(super) fn settle(&mut self, overdue: Overdue) {
         match overdue {
-            Overdue::Link => {
-                self.told = true;
-                self.astray = None;
-            }
+            Overdue::Link => self.belief.tell_link(),
             Overdue::Address(address) => {
                 self.forget(address);
-                self.mourned.insert(address);
+                self.belief.tell_gone(address);
             }
         }
     }
@@ -576,15 +543,11 @@ impl Nic {
         }
     }
 
-    /// Whether a rule of one's own let daemons see what the link is.
-    pub(super) const fn is_seen_through(&self) -> bool {
-        self.passed
-    }
-
     /// When something has to be told at the latest, or the carrier is no part of a transition any
     /// more.
     pub(super) fn next_deadline(&self, deadlines: Deadlines) -> Option<Duration> {
-        self.untrue()
+        self.belief
+            .untrue()
             .map(|(address, since)| since.saturating_add(deadlines.of(address)))
             .chain(self.settles_until.filter(|until| *until < Duration::MAX))
             .chain(self.looks_at)

@@ -156,7 +156,7 @@ impl Engine {
 
     /// A bridge that is there and does not do what it is there for.
     fn bridge_fails(&self, nic: &Nic) -> Option<Finding> {
-        let text = if nic.cut_off() == Some(CutOff::Lost) && nic.is_mourning() {
+        let text = if nic.cut_off() == Some(CutOff::Lost) && !nic.belief.gone().is_empty() {
             "adverts do not get through the bridge that it is a port of: see whether the port forwards (the \
              spanning tree protocol lets it wait for half a minute), whether ovs-vswitchd runs and has \
              handler threads, and what filters the bridge has"

@@ -8,13 +8,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    super::{pairs, phase::Phase, world::Address},
+    super::{belief::OfNic, pairs, phase::Phase, world::Address},
     CutOff, Nic, Passage, Seen,
 };
 
 /// What the kernel does not tell of a NIC: what belongs to it, and what the daemons were told of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::struct_excessive_bools, reason = "independent memories, not a state")]
 pub(in super::super) struct Remembered {
     name: String,
     phase: Phase,
@@ -25,12 +24,7 @@ pub(in super::super) struct Remembered {
     #[serde(with = "pairs")]
     home: BTreeMap<Address, Seen>,
     looked_at: bool,
-    #[serde(with = "pairs")]
-    absent: BTreeMap<Address, Duration>,
-    mourned: BTreeSet<Address>,
-    astray: Option<Duration>,
-    failed: bool,
-    told: bool,
+    belief: OfNic,
     passage: Passage,
     cut_off: Option<(Duration, CutOff)>,
     transition_since: Duration,
@@ -55,11 +49,7 @@ impl Nic {
             tenants: self.tenants.clone(),
             home: self.home.clone(),
             looked_at: self.looked_at,
-            absent: self.absent.clone(),
-            mourned: self.mourned.clone(),
-            astray: self.astray,
-            failed: self.failed,
-            told: self.told,
+            belief: self.belief.clone(),
             passage: self.passage,
             cut_off: self.cut_off,
             transition_since: self.transition_since,
@@ -74,8 +64,7 @@ impl Nic {
         self.transition_since = transition_since;
         (self.name, self.phase, self.phase_since) = (name, phase, phase_since);
         (self.bearers, self.engaged, self.tenants) = (bearers, engaged, tenants);
-        let Remembered { home, looked_at, absent, mourned, astray, failed, told, .. } = remembered;
-        (self.home, self.looked_at, self.absent, self.mourned) = (home, looked_at, absent, mourned);
-        (self.astray, self.failed, self.told) = (astray, failed, told);
+        let Remembered { home, looked_at, belief, .. } = remembered;
+        (self.home, self.looked_at, self.belief) = (home, looked_at, belief);
     }
 }

@@ -42,7 +42,7 @@ impl Engine {
 
     fn view(&self, nic: &Nic) -> NicView {
         let deadlines = self.deadlines(nic, self.patience(nic.ifindex).now());
-        let untrue = nic.untrue().map(|(address, since)| Untrue {
+        let untrue = nic.belief.untrue().map(|(address, since)| Untrue {
             what: address.map_or_else(|| "link".to_owned(), |address| address.to_string()),
             due_ns: nanos(since.saturating_add(deadlines.of(address))),
         });

@@ -120,6 +120,7 @@ impl Gather {
         let phase = format!("{} (rule {})", nic.phase, nic.phase_rule);
         of.phase.set(at, Some((shade(nic.phase), phase)), shown);
         let untrue: Vec<String> = nic
+            .belief
             .untrue()
             .map(|(address, _)| {
                 address.map_or_else(|| "link".to_owned(), |address| address.ip.to_string())
