@@ -93,6 +93,16 @@ pub struct HeldAddress {
     pub ifindex: u32,
 }
 
+/// What is known of a [`HeldAddress`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Held {
+    /// The NIC's epoch in which its removal was withheld.
+    pub epoch: u32,
+    /// The length of its prefix.
+    pub prefix_len: u32,
+}
+
 /// Why a message was withheld.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -169,12 +179,13 @@ const _: () = assert!(size_of::<NicPolicy>() == 24);
 const _: () = assert!(size_of::<GuardedSocket>() == 8);
 const _: () = assert!(size_of::<AddressKey>() == 20);
 const _: () = assert!(size_of::<HeldAddress>() == 32);
+const _: () = assert!(size_of::<Held>() == 8);
 const _: () = assert!(size_of::<GuardReport>() == 72);
 const _: () = assert!(core::mem::offset_of!(GuardReport, address) == 40);
 
 #[cfg(feature = "user")]
 mod pod {
-    use super::{AddressKey, GuardReport, GuardedSocket, HeldAddress, NicPolicy};
+    use super::{AddressKey, GuardReport, GuardedSocket, Held, HeldAddress, NicPolicy};
 
     // SAFETY: repr(C), no padding (sizes asserted above), every bit pattern is a value.
     unsafe impl aya::Pod for NicPolicy {}
@@ -184,6 +195,8 @@ mod pod {
     unsafe impl aya::Pod for AddressKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for HeldAddress {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Held {}
     // SAFETY: as above.
     unsafe impl aya::Pod for GuardReport {}
 }

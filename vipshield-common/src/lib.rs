@@ -40,7 +40,7 @@ pub mod maps {
     pub const LINK_HELD: &str = "LINK_HELD";
     /// Hash: interface index to the number of its epoch; 0 if it is not there.
     pub const EPOCHS: &str = "EPOCHS";
-    /// LRU hash: [`HeldAddress`](crate::guard::HeldAddress) to the epoch in which its removal was withheld.
+    /// LRU hash: [`HeldAddress`](crate::guard::HeldAddress) to [`Held`](crate::guard::Held).
     pub const ADDRESSES_HELD: &str = "ADDRESSES_HELD";
     /// Hash: [`AddressKey`](crate::guard::AddressKey) of addresses that are vipshield's own.
     pub const OWN_ADDRESSES: &str = "OWN_ADDRESSES";

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use vipshield_common::{
     counters::Counter,
     filters,
-    guard::{AddressKey, GuardedSocket, HeldAddress, IfName, NicPolicy},
+    guard::{AddressKey, GuardedSocket, Held, HeldAddress, IfName, NicPolicy},
     intent::{IntentReport, WordKey},
     shunt::{ShuntEnd, Thrown},
     tasks::TASK_COMM_LEN,
@@ -60,10 +60,10 @@ pub(crate) static LINK_HELD: HashMap<u32, u32> = HashMap::with_max_entries(MAX_N
 /// nothing any more of what they know.
 #[map]
 pub(crate) static EPOCHS: HashMap<u32, u32> = HashMap::with_max_entries(MAX_NICS, 0);
-/// The epoch of the NIC in which it was withheld that an address left. Of too many the oldest are forgotten:
+/// Addresses of which it was withheld that they left. Of too many the oldest are forgotten:
 /// they are announced as ever when they come back.
 #[map]
-pub(crate) static ADDRESSES_HELD: LruHashMap<HeldAddress, u32> =
+pub(crate) static ADDRESSES_HELD: LruHashMap<HeldAddress, Held> =
     LruHashMap::with_max_entries(MAX_ADDRESSES_HELD, 0);
 #[map]
 pub(crate) static OWN_ADDRESSES: HashMap<AddressKey, u32> =

@@ -15,7 +15,7 @@ use aya_log_ebpf::warn;
 use vipshield_common::{
     counters::Counter,
     guard::{
-        AddressKey, GuardReport, GuardedSocket, HeldAddress, IFNAMSIZ, IfName, NicPolicy,
+        AddressKey, GuardReport, GuardedSocket, Held, HeldAddress, IFNAMSIZ, IfName, NicPolicy,
         rules::{
             ADDRESS, ANSWER, DUMP, Entry, KNOWN, LINK, LinkSaid, MALFORMED, OF_DAEMON, REMOVAL,
             REPLAYED, RULES, STALE, TABLE, UNKNOWN_SOCKET, Verdict, facts_of_address,
@@ -202,7 +202,7 @@ fn look_at_address(
     }
     // SAFETY: as for SOCKETS.
     let held = unsafe { ADDRESSES_HELD.get(held_address(cookie, report)) };
-    if held.is_some_and(|held| *held == epoch(report.ifindex)) { facts | KNOWN } else { facts }
+    if held.is_some_and(|held| held.epoch == epoch(report.ifindex)) { facts | KNOWN } else { facts }
 }
 
 /// Notes whether the daemon believes an address there that is not.
@@ -214,7 +214,8 @@ fn note_address(cookie: u64, report: &GuardReport, verdict: Verdict) {
     }
     let held = held_address(cookie, report);
     if verdict.then.holds() {
-        let _ = ADDRESSES_HELD.insert(held, epoch(report.ifindex), 0);
+        let prefix_len = u32::from(report.prefix_len);
+        let _ = ADDRESSES_HELD.insert(held, Held { epoch: epoch(report.ifindex), prefix_len }, 0);
     } else {
         let _ = ADDRESSES_HELD.remove(held);
     }

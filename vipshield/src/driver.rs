@@ -300,8 +300,9 @@ impl Driver {
         self.at_work(&mut succession).await;
         let (daemons, _) = self.look()?;
         self.at_work(&mut succession).await;
-        let names = self.parts.pins.names(&cookies(&daemons));
-        self.feed([Event::Inherited { names }]).await?;
+        let cookies = cookies(&daemons);
+        let (names, held) = (self.parts.pins.names(&cookies), self.parts.pins.held(&cookies));
+        self.feed([Event::Inherited { names, held }]).await?;
         if let Some(from) = state {
             self.feed([Event::TakenOver { from }]).await?;
         }

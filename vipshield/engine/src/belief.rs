@@ -8,6 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     time::Duration,
 };
 
@@ -40,6 +41,16 @@ pub enum Believed {
     Untrue,
     /// That it is gone, or has failed.
     Failed,
+}
+
+impl fmt::Display for Believed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::True => "as it is",
+            Self::Untrue => "there, or working, which it is not",
+            Self::Failed => "gone, or failed: they were told",
+        })
+    }
 }
 
 /// What all guarded daemons believe of a NIC.

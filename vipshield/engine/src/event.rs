@@ -1,6 +1,9 @@
 //! What the engine is told.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -66,6 +69,9 @@ pub enum Event {
     Inherited {
         /// By interface index.
         names: BTreeMap<u32, String>,
+        /// Addresses that they may believe to be there still: it was withheld that these left.
+        #[serde(default)]
+        held: BTreeMap<u32, BTreeSet<Address>>,
     },
     /// What a vipshield that is gone carries for NICs still. Told once, before the first snapshot.
     Carried {

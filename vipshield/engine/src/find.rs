@@ -137,6 +137,9 @@ impl Engine {
             // Rules of whatever version are replaced.
             self.detours = None;
         }
+        for address in self.held.remove(&ifindex).unwrap_or_default() {
+            nic.suspect(address);
+        }
         self.takers.remove(&ifindex);
         self.nics.insert(ifindex, nic);
     }

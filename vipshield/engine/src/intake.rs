@@ -26,7 +26,10 @@ impl Engine {
                 self.begin_with(links, addresses, routes, now);
                 self.world.list_rules(rules);
             }
-            Event::Inherited { names } => self.inherited.extend(names),
+            Event::Inherited { names, held } => {
+                self.inherited.extend(names);
+                self.held = held;
+            }
             Event::TakenOver { from } => self.take_over(*from),
             Event::Carried { nics } => {
                 self.marks |= !nics.is_empty();

@@ -10,6 +10,7 @@
 
 mod action;
 mod announce;
+mod audit;
 mod belief;
 mod carry;
 mod claims;
@@ -63,6 +64,7 @@ use std::{
 
 pub use self::{
     action::Action,
+    belief::Believed,
     carry::{Carried, Detour, Detours, Plan, Route, Shunt, Trigger},
     configuration::Config,
     ending::OnStop,
@@ -90,6 +92,7 @@ pub use self::{
 };
 use self::{
     announce::Announcer,
+    audit::Audit,
     belief::OfDaemons,
     claims::Claims,
     ending::{AWAITED, Ending},
@@ -131,6 +134,8 @@ pub struct Engine {
     takers: BTreeMap<u32, BTreeSet<u32>>,
     /// NICs of a vipshield that is gone, by the names under which daemons know them.
     inherited: BTreeMap<u32, String>,
+    /// What it has withheld of their addresses, until they are guarded.
+    held: BTreeMap<u32, BTreeSet<Address>>,
     /// What a vipshield that is gone carries for NICs, until they are guarded.
     found_carried: BTreeMap<u32, Carried>,
     /// What another vipshield has handed over of NICs, until they are guarded.
@@ -186,6 +191,8 @@ pub struct Engine {
     turnover_until: Option<Duration>,
     /// Where VIPs are, and what is to be said of that.
     announcer: Announcer,
+    /// Whether daemons were told in time.
+    audit: Audit,
     /// VIPs that are nowhere though a daemon here owns them, since when.
     missing_since: BTreeMap<IpAddr, Duration>,
     /// Whether what concerns no NIC needs no look at everything.
@@ -214,6 +221,7 @@ impl Engine {
             detours: Some(Detours::new()),
             takers: BTreeMap::new(),
             inherited: BTreeMap::new(),
+            held: BTreeMap::new(),
             found_carried: BTreeMap::new(),
             remembered: BTreeMap::new(),
             flashes: Vec::new(),
@@ -241,6 +249,7 @@ impl Engine {
             tally: Tally::default(),
             turnover_until: None,
             announcer: Announcer::default(),
+            audit: Audit::default(),
             missing_since: BTreeMap::new(),
             rest: Rest::default(),
             evaluated: Duration::ZERO,
@@ -317,6 +326,7 @@ impl Engine {
             .chain(self.announcer.next_deadline())
             .chain(self.grants.next_deadline())
             .chain(self.next_disuse(self.evaluated))
+            .chain(self.next_overdue())
             .chain(self.end())
             .min()
     }
@@ -376,6 +386,7 @@ impl Engine {
             }
         }
         self.settle_failures();
+        self.audit(now);
         self.tell_health(now);
     }
 

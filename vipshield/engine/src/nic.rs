@@ -22,7 +22,7 @@ pub(super) use self::{
 };
 use super::{
     action::Action,
-    belief::OfNic,
+    belief::{Believed, OfNic},
     carry::{Plan, Route},
     phase::{self, Phase, Signs},
     rules::{self, Standing, TELLING, Telling, WHEREABOUTS, Whereabouts, word},
@@ -169,6 +169,13 @@ impl Nic {
         self.home.keys().copied()
     }
 
+    /// The addresses that the daemons believe to be on it, or may.
+    pub(super) fn believed(&self) -> impl Iterator<Item = Address> + '_ {
+        let all = self.home.iter().filter(|(_, seen)| **seen != Seen::OnBearer);
+        all.map(|(address, _)| *address)
+            .filter(|address| self.belief.address(*address) != Believed::Failed)
+    }
+
     /// The IPv4 address that a daemon would take for the NIC's own: the one its routes prefer, or
     /// else the one with the largest subnet.
     pub(super) fn source(&self) -> Option<Address> {
@@ -236,6 +243,13 @@ impl Nic {
     pub(super) fn remember(&mut self, address: Address) {
         if !self.home.keys().any(|known| known.ip == address.ip) {
             self.home.insert(address, Seen::OnNic);
+        }
+    }
+
+    /// A vipshield that is gone has withheld that this address left: the daemons may believe that it is there.
+    pub(super) fn suspect(&mut self, address: Address) {
+        if !self.home.keys().any(|known| known.ip == address.ip) {
+            self.home.insert(address, Seen::Doubted);
         }
     }
 

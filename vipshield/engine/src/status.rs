@@ -167,6 +167,8 @@ pub struct EngineStatus {
     pub withheld: u64,
     /// Truths told after they had been withheld.
     pub released: u64,
+    /// How often daemons believed something untrue for longer than the deadline.
+    pub overdue: u64,
     /// VRRP sockets moved to another interface.
     pub rebound: u64,
     /// Announcements of VIPs that moved.
@@ -229,6 +231,7 @@ impl Engine {
                 .collect(),
             withheld: self.withheld,
             released: self.released,
+            overdue: self.audit.overdue,
             rebound: self.rebound,
             announced: self.announced,
             failed: self.failures,

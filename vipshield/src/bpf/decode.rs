@@ -93,7 +93,7 @@ pub(super) fn heard(report: &FrameReport, bytes: &[u8]) -> Option<Heard> {
     Some(Heard { ifindex: report.ifindex, sent, shunted, frame })
 }
 
-fn ip(family: u8, address: [u8; 16]) -> Option<IpAddr> {
+pub(super) fn ip(family: u8, address: [u8; 16]) -> Option<IpAddr> {
     match i32::from(family) {
         libc::AF_INET => {
             let [a, b, c, d, ..] = address;

@@ -18,7 +18,7 @@ use vipshield_common::{
     constants,
     counters::Counter,
     guard::{
-        AddressKey, GuardReport, GuardedSocket, IFNAMSIZ, IfName, NicPolicy,
+        AddressKey, GuardReport, GuardedSocket, Held, HeldAddress, IFNAMSIZ, IfName, NicPolicy,
         rules::{Entry, RULES, TABLE},
         withhold as hides,
     },
@@ -88,6 +88,8 @@ pub struct Programs {
     names: HashMap<MapData, IfName, u32>,
     link_held: HashMap<MapData, u32, u32>,
     epochs: HashMap<MapData, u32, u32>,
+    /// Addresses of which it was withheld that they left.
+    held: HashMap<MapData, HeldAddress, Held>,
     command_ports: HashMap<MapData, u32, u32>,
     replayed: HashMap<MapData, AddressKey, u32>,
     counters: PerCpuArray<MapData, u64>,
@@ -187,6 +189,7 @@ impl Programs {
             names: take(&mut ebpf, maps::NAMES)?,
             link_held: take(&mut ebpf, maps::LINK_HELD)?,
             epochs: take(&mut ebpf, maps::EPOCHS)?,
+            held: take(&mut ebpf, maps::ADDRESSES_HELD)?,
             command_ports: take(&mut ebpf, maps::COMMAND_PORTS)?,
             replayed: take(&mut ebpf, maps::REPLAYED)?,
             counters: take(&mut ebpf, maps::COUNTERS)?,

@@ -1,11 +1,12 @@
-//! What outlives a vipshield that is killed: by which names the daemons know their NICs.
+//! What outlives a vipshield that is killed: by which names the daemons know their NICs, and which addresses
+//! they believe there because it was withheld that they left.
 //!
-//! While names are exchanged nothing in the network says so. The tables that the guard has of NICs and of
-//! sockets are therefore pinned in a bpffs, if there is one to be written to: where there is none, what a
+//! While names are exchanged nothing in the network says so. The tables that the guard has of NICs, of
+//! sockets and of such addresses are therefore pinned in a bpffs, if there is one to be written to: where there is none, what a
 //! NIC is called is learned again from the kernel, as far as that tells.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -18,12 +19,15 @@ use aya::{
 use log::{debug, info};
 use thiserror::Error;
 use vipshield_common::{
-    guard::{GuardedSocket, NicPolicy},
+    guard::{GuardedSocket, Held, HeldAddress, NicPolicy},
     maps,
 };
 
-use super::{Programs, decode::interface_name};
-use crate::causes::causes;
+use super::{
+    Programs,
+    decode::{interface_name, ip},
+};
+use crate::{causes::causes, engine::Address};
 
 /// Where the kernel's documents have it mounted.
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -79,6 +83,35 @@ impl Pins {
         })
     }
 
+    /// The addresses of NICs, by interface index, of which the vipshield that pinned this had withheld from
+    /// one of these sockets that they left. Its owner may have learned since that one is gone: that it
+    /// is said again does no harm.
+    #[must_use]
+    pub fn held(&self, cookies: &[u64]) -> BTreeMap<u32, BTreeSet<Address>> {
+        let read = || {
+            let held = self.open_lru::<HeldAddress, Held>(maps::ADDRESSES_HELD)?;
+            let mut found = BTreeMap::<u32, BTreeSet<Address>>::new();
+            for entry in held.iter() {
+                let (of, held) = entry?;
+                let family = u8::try_from(of.key.family).unwrap_or_default();
+                let ip = ip(family, of.key.address).filter(|_| cookies.contains(&of.cookie));
+                let (Some(ip), Ok(prefix_len)) = (ip, u8::try_from(held.prefix_len)) else {
+                    continue;
+                };
+                found.entry(of.ifindex).or_default().insert(Address { ip, prefix_len });
+            }
+            Ok::<_, MapError>(found)
+        };
+        read().unwrap_or_else(|error| {
+            debug!("nothing is known of what was withheld before: {}", causes(&error));
+            BTreeMap::new()
+        })
+    }
+
+    fn open_lru<K: Pod, V: Pod>(&self, map: &str) -> Result<HashMap<MapData, K, V>, MapError> {
+        HashMap::try_from(Map::LruHashMap(MapData::from_pin(self.path(map))?))
+    }
+
     fn open<K: Pod, V: Pod>(&self, map: &str) -> Result<HashMap<MapData, K, V>, MapError> {
         HashMap::try_from(Map::from_map_data(MapData::from_pin(self.path(map))?)?)
     }
@@ -88,9 +121,8 @@ impl Pins {
         let kept = fs::create_dir_all(&self.directory)
             .map_err(|source| KeepError::Directory { path: self.directory.clone(), source })
             .and_then(|()| self.put(maps::NICS, |path| programs.nics.map().pin(path)))
-            .and_then(|()| {
-                self.put(maps::SOCKETS, |path| programs.filters.sockets.map().pin(path))
-            });
+            .and_then(|()| self.put(maps::SOCKETS, |path| programs.filters.sockets.map().pin(path)))
+            .and_then(|()| self.put(maps::ADDRESSES_HELD, |path| programs.held.map().pin(path)));
         if let Err(error) = kept {
             // Old tables would say what is not so any more.
             let _ = self.remove();

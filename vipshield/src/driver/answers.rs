@@ -28,6 +28,7 @@ impl Driver {
         warnings.extend(requests_lost(self.parts.programs.intents_lost()?));
         counters.insert("withheld".to_owned(), withheld);
         counters.insert("released".to_owned(), engine.released);
+        counters.insert("overdue".to_owned(), engine.overdue);
         counters.insert("rebound".to_owned(), engine.rebound);
         counters.insert("announced".to_owned(), engine.announced);
         counters.insert("failed_actions".to_owned(), engine.failed);

@@ -362,7 +362,7 @@ mod tests {
             let names = BTreeMap::new();
             let addresses = vec![(NIC, address(11, 24))];
             self.wake([
-                Event::Inherited { names },
+                Event::Inherited { names, held: BTreeMap::new() },
                 Event::Snapshot {
                     links: vec![link(NIC, "ens192", None, None)],
                     addresses,

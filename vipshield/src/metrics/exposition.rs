@@ -116,6 +116,7 @@ fn register_guard(registry: &mut Registry, status: &Status) {
     for (name, help) in [
         ("withheld", "Netlink messages withheld from guarded daemons"),
         ("released", "Truths told to guarded daemons after they had been withheld"),
+        ("overdue", "Times that daemons believed something untrue for longer than the deadline"),
         ("rebound", "VRRP sockets moved to another interface"),
         ("announced", "Announcements of VIPs that moved to another interface"),
         ("failed_actions", "Actions that failed"),

@@ -10,7 +10,7 @@ use crate::{
     engine::{
         record::{Clocks, Entry},
         replay::{
-            NicView, Replay, Step,
+            Belief, NicView, Replay, Step,
             picture::{NoPicture, picture},
             svg::svg,
         },
@@ -134,10 +134,15 @@ fn moment(recording: &Recording, at: Moment) -> Duration {
 fn state(text: &mut String, clocks: Clocks, step: &Step, at: Duration) {
     let now = clocks.time_of_day(Duration::from_nanos(step.at_ns));
     let _ = writeln!(text, "as of {} (the last event was at {now})", clocks.time_of_day(at));
-    for NicView { nic, phase, phase_rule, bearer, policy, policy_rule, untrue } in &step.nics {
+    for view in &step.nics {
+        let NicView { nic, phase, phase_rule, bearer, policy, policy_rule, believed, untrue } =
+            view;
         let bearer = bearer.as_deref().unwrap_or("unknown");
         let _ = writeln!(text, "{nic}: {phase} (rule {phase_rule}), bearer {bearer}");
         let _ = writeln!(text, "  guard: {policy} (rule {policy_rule})");
+        for Belief { what, is } in believed {
+            let _ = writeln!(text, "  the daemons believe {what}: {is}");
+        }
         for untrue in untrue {
             let due = clocks.time_of_day(Duration::from_nanos(untrue.due_ns));
             let _ = writeln!(text, "  untrue to the daemons: {}, told at {due}", untrue.what);

@@ -58,6 +58,7 @@ const CASES: &[Case] = &[
     ("a vipshield that is killed withholds nothing more", stub::killed),
     ("a guard takes another's place, and nothing passes meanwhile", stub::exchanged),
     ("what a killed vipshield has pinned tells the next one its NICs' names", pins::names),
+    ("and of which addresses it had withheld that they left", pins::held),
     ("a socket that is not in the table sees everything", guard::unknown_socket),
     ("what is too short to be understood passes", forged::malformed),
     ("withheld messages of which nobody reads are counted", forged::reports_nobody_reads),

@@ -7,7 +7,7 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
-use vipshield::bpf::Pins;
+use vipshield::{bpf::Pins, engine::Address};
 
 use super::{FREE, check, namespace::Stage};
 
@@ -81,4 +81,31 @@ pub(crate) fn names() -> Result<(), Failed> {
     check(nowhere.names(&[cookie]).is_empty(), "nothing is kept")?;
     check(fs::remove_dir(&elsewhere).is_ok(), "and nothing left")?;
     Ok(())
+}
+
+/// The addresses that a daemon believes to be there, for whoever finds its socket.
+pub(crate) fn held() -> Result<(), Failed> {
+    let bpffs = Bpffs::new()?;
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    let (nic, cookie) = (stage.index("nic")?, stage.cookie()?);
+    for (address, prefix_len) in [("192.0.2.11", 24), ("198.51.100.12", 32)] {
+        stage.add_address("nic", &format!("{address}/{prefix_len}"))?;
+        stage.delete_address("nic", &format!("{address}/{prefix_len}"))?;
+    }
+    // It is back: nothing is untrue about it.
+    stage.add_address("nic", "198.51.100.12/32")?;
+    stage.seen()?;
+    let pins = Pins::new(&bpffs.0, 4_026_531_840);
+    check(pins.held(&[cookie]).is_empty(), "nothing at first")?;
+    pins.keep(&stage.programs);
+    let gone = Address { ip: "192.0.2.11".parse()?, prefix_len: 24 };
+    let known = BTreeMap::from([(nic, [gone].into())]);
+    let next = stage.load_another()?;
+    drop(std::mem::replace(&mut stage.programs, next));
+    let held = pins.held(&[cookie]);
+    check(held == known, format!("found when it is gone: {held:?}"))?;
+    check(pins.held(&[cookie + 1_000_000]).is_empty(), "of other sockets, nothing")?;
+    check(pins.remove()?, "there was something")?;
+    check(pins.held(&[cookie]).is_empty(), "nothing stays")
 }

@@ -16,7 +16,7 @@ fn of_event(event: &Event) -> usize {
         Event::Snapshot { links, addresses, routes, rules } => {
             links.len() + addresses.len() + routes.len() + rules.len()
         }
-        Event::Inherited { names } => names.len(),
+        Event::Inherited { names, held } => names.len() + held.values().flatten().count(),
         Event::Carried { nics } => nics
             .values()
             .flat_map(|nic| &nic.plans)

@@ -9,7 +9,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use serde::Serialize;
 
-pub use self::view::{NicView, Untrue};
+pub use self::view::{Belief, NicView, Untrue};
 use crate::{
     Action, Engine, Event,
     record::{Entry, Header},

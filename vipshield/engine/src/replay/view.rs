@@ -1,11 +1,11 @@
 //! A guarded NIC as it is explained.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::Serialize;
 
 use super::words;
-use crate::{Engine, nic::Nic, phase::Phase};
+use crate::{Engine, belief::Believed, nic::Nic, phase::Phase, world::Address};
 
 /// Something that is not as the daemons believe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -14,6 +14,15 @@ pub struct Untrue {
     pub what: String,
     /// When they are told unless it comes true, in nanoseconds of the engine's time.
     pub due_ns: u64,
+}
+
+/// What the daemons believe of a link, or of an address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Belief {
+    /// `link`, or an address.
+    pub what: String,
+    /// What they believe of it.
+    pub is: Believed,
 }
 
 /// Where a guarded NIC stands, and by which rules.
@@ -31,7 +40,9 @@ pub struct NicView {
     pub policy: String,
     /// The rule by which it does.
     pub policy_rule: &'static str,
-    /// What is not as the daemons believe.
+    /// What the daemons believe: of the link first, then of each address.
+    pub believed: Vec<Belief>,
+    /// What is not as they believe.
     pub untrue: Vec<Untrue>,
 }
 
@@ -53,9 +64,20 @@ impl Engine {
             bearer: nic.bearer.map(|bearer| self.world.name_of(bearer)),
             policy: words::policy(nic.withhold(), self.own_passes(nic)),
             policy_rule: nic.policy_rule(),
+            believed: believed(nic),
             untrue: untrue.collect(),
         }
     }
+}
+
+/// What all daemons believe of a NIC.
+fn believed(nic: &Nic) -> Vec<Belief> {
+    let link = Belief { what: "link".to_owned(), is: nic.belief.link() };
+    let addresses: BTreeSet<Address> =
+        nic.home().chain(nic.belief.gone().iter().copied()).collect();
+    let of =
+        |address: Address| Belief { what: address.to_string(), is: nic.belief.address(address) };
+    std::iter::once(link).chain(addresses.into_iter().map(of)).collect()
 }
 
 fn nanos(at: Duration) -> u64 {

@@ -40,9 +40,11 @@ pub(super) fn event(event: &Event) -> String {
         Event::AddressRemoved { ifindex, address, requester } => {
             format!("{address} left interface {ifindex}{}", by(*requester))
         }
-        Event::Inherited { names } => {
+        Event::Inherited { names, held } => {
             let names: Vec<&str> = names.values().map(String::as_str).collect();
-            format!("NICs of an earlier vipshield: {}", list(&names))
+            let held: Vec<String> = held.values().flatten().map(ToString::to_string).collect();
+            let held: Vec<&str> = held.iter().map(String::as_str).collect();
+            format!("NICs of an earlier vipshield: {}; withheld: {}", list(&names), list(&held))
         }
         Event::Carried { nics } => {
             format!("an earlier vipshield carries for {} NICs", nics.len())

@@ -90,6 +90,8 @@ pub(super) struct Bench {
     pub(super) grace: Duration,
     /// The policies of an engine that is gone, on the guard that a daemon's socket still carries.
     left: BTreeMap<u32, String>,
+    /// The addresses of which it had withheld that they left.
+    withheld: BTreeMap<u32, BTreeSet<Address>>,
     /// When that was.
     killed: Duration,
     /// Requests are numbered.
@@ -158,6 +160,7 @@ impl Bench {
             stood_in: BTreeSet::new(),
             grace: Duration::ZERO,
             left: BTreeMap::new(),
+            withheld: BTreeMap::new(),
             killed: Duration::ZERO,
             sequence: 0,
             untrue: BTreeMap::new(),
@@ -195,7 +198,8 @@ impl Bench {
         };
         let nics = nics.into_iter().map(found).collect();
         self.feed(Event::Carried { nics });
-        self.feed(Event::Inherited { names });
+        let held = std::mem::take(&mut self.withheld);
+        self.feed(Event::Inherited { names, held });
         self.feed(self.node.snapshot());
         self.scan();
         self.sweep();
@@ -231,7 +235,9 @@ impl Bench {
         self.heard = false;
         self.engine = engine();
         self.probes.clear();
-        let policies = std::mem::take(&mut self.guard).policies;
+        let guard = std::mem::take(&mut self.guard);
+        self.withheld = guard.held();
+        let policies = guard.policies;
         self.left = policies.into_iter().map(|(ifindex, (name, ..))| (ifindex, name)).collect();
         self.killed = self.now;
         self.shunts.clear();
@@ -474,7 +480,24 @@ impl Bench {
         let place = |family| place(family).or(Some(Place::default()));
         let needed = detours(&self.carried.values().collect::<Vec<_>>(), place);
         assert_eq!(self.detours, needed, "{:?}", self.carried);
+        if self.grace == Duration::ZERO {
+            assert_eq!(self.engine.audit.overdue, 0, "the engine's own audit");
+        }
         let untrue = self.untrue();
+        let known = self.engine.audit.untrue();
+        for what in untrue.iter().filter(|_| self.heard && self.grace == Duration::ZERO) {
+            let is_known = known.iter().any(|(ifindex, address)| match what {
+                Untrue::Link(link) => address.is_none() && link == ifindex,
+                Untrue::Address(nic, ip) => {
+                    nic == ifindex && address.is_some_and(|address| address.ip == *ip)
+                }
+            });
+            assert!(
+                is_known,
+                "BELIEF {what:?} {known:?} {:?}",
+                self.engine.nics.values().map(|n| (n.phase, &n.belief)).collect::<Vec<_>>()
+            );
+        }
         self.untrue.retain(|known, _| untrue.contains(known));
         for new in untrue {
             self.untrue.entry(new).or_insert(self.now);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use vipshield_common::guard::{
-    IfName, NicPolicy, Reason,
+    Held, IfName, NicPolicy, Reason,
     rules::{
         ADDRESS, KNOWN, LinkSaid, OF_DAEMON, REMOVAL, REPLAYED, TABLE, facts_of_address,
         facts_of_link, facts_of_policy, judge,
@@ -15,7 +15,7 @@ use vipshield_common::guard::{
 };
 
 use super::{
-    super::{About, Link, Withheld, rules::GuardRule},
+    super::{About, Address, Link, Withheld, rules::GuardRule},
     bench::REPLAY_PORT,
     node::{Message, Node},
 };
@@ -28,9 +28,10 @@ pub(super) struct Guard {
     /// Netlink ports whose requests pass.
     pub(super) ports: BTreeSet<u32>,
     names: BTreeMap<String, u32>,
+    epochs: BTreeMap<u32, u32>,
     held: BTreeSet<u32>,
     /// Addresses of which a process was not told that they left a NIC.
-    known: BTreeSet<(u32, u32, IpAddr)>,
+    addresses: BTreeMap<(u32, u32, IpAddr), Held>,
 }
 
 impl Guard {
@@ -46,7 +47,7 @@ impl Guard {
 
     /// The daemons may have forgotten the NIC's addresses.
     pub(super) fn begin_epoch(&mut self, ifindex: u32) {
-        self.known.retain(|(_, on, _)| *on != ifindex);
+        *self.epochs.entry(ifindex).or_default() += 1;
     }
 
     pub(super) fn clear(&mut self, ifindex: u32, name: &str) {
@@ -55,6 +56,20 @@ impl Guard {
             self.names.remove(name);
         }
         self.held.remove(&ifindex);
+    }
+
+    /// The addresses of which daemons were not told that they left, by NIC.
+    pub(super) fn held(&self) -> BTreeMap<u32, BTreeSet<Address>> {
+        let mut held = BTreeMap::<u32, BTreeSet<Address>>::new();
+        for ((_, ifindex, ip), known) in &self.addresses {
+            let address = Address { ip: *ip, prefix_len: known.prefix_len as u8 };
+            held.entry(*ifindex).or_default().insert(address);
+        }
+        held
+    }
+
+    fn epoch(&self, ifindex: u32) -> u32 {
+        self.epochs.get(&ifindex).copied().unwrap_or_default()
     }
 
     /// The guard's report of a message that it withholds from a process; none if it passes.
@@ -67,7 +82,8 @@ impl Guard {
                 (*ifindex, 0, self.facts(&port, true))
             }
             Message::Address(ifindex, address, requester) => {
-                let known = self.known.contains(&(pid, *ifindex, address.ip));
+                let held = self.addresses.get(&(pid, *ifindex, address.ip));
+                let known = held.is_some_and(|held| held.epoch == self.epoch(*ifindex));
                 let facts = self.facts_of_address(*ifindex, *requester, false);
                 (*ifindex, *requester, facts | if known { KNOWN } else { 0 })
             }
@@ -78,8 +94,11 @@ impl Guard {
         };
         let verdict = judge(|number| TABLE[number], facts);
         if let Message::Address(_, address, _) | Message::AddressRemoved(_, address, _) = message {
-            self.known.remove(&(pid, ifindex, address.ip));
-            self.known.extend(verdict.then.holds().then_some((pid, ifindex, address.ip)));
+            let key = (pid, ifindex, address.ip);
+            self.addresses.remove(&key);
+            let (epoch, prefix_len) = (self.epoch(ifindex), address.prefix_len.into());
+            self.addresses
+                .extend(verdict.then.holds().then_some((key, Held { epoch, prefix_len })));
         } else if verdict.then.settles() {
             self.held.remove(&ifindex);
         } else if verdict.then.holds() {

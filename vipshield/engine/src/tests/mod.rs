@@ -2,6 +2,7 @@
 //! engine, which is reached by its public interface alone.
 
 mod adapters;
+mod audit;
 mod bench;
 mod carrying;
 mod daemons;

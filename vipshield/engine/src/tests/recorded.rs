@@ -120,7 +120,9 @@ proptest! {
 fn what_is_found_at_the_start_is_read_as_it_was_written() {
     let names = [(2, "ens192".to_owned())].into_iter().collect();
     let nics = [(2, super::super::Carried::default())].into_iter().collect();
-    for event in [Event::Inherited { names }, Event::Carried { nics }] {
+    let held = [(2, [super::node::address(super::node::VIP)].into_iter().collect())];
+    let held = held.into_iter().collect();
+    for event in [Event::Inherited { names, held }, Event::Carried { nics }] {
         let line = serde_json::to_string(&event).unwrap();
         assert_eq!(serde_json::from_str::<Event>(&line).unwrap(), event);
     }

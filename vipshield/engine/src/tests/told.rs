@@ -208,7 +208,7 @@ pub(super) fn an_event() -> impl Strategy<Value = Event> {
             Event::Switch { ifindex, served }
         }),
         1 => (an_index(), a_name()).prop_map(|(ifindex, name)| {
-            Event::Inherited { names: BTreeMap::from([(ifindex, name)]) }
+            Event::Inherited { names: BTreeMap::from([(ifindex, name)]), held: BTreeMap::new() }
         }),
         3 => (an_index(), addresses(), a_port()).prop_map(|(ifindex, address, requester)| {
             Event::Address { ifindex, address, requester }
