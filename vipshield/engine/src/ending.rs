@@ -126,8 +126,7 @@ impl Engine {
         }
         for nic in self.nics.values_mut() {
             // None keeps what another takes back.
-            nic.carry = vec![Plan::default()];
-            nic.half_carried = None;
+            nic.carried.asked(Plan::default());
         }
         if !keeps {
             // A classifier that goes may cost packets (before Linux 6.6), and the next one adopts it.
@@ -156,8 +155,8 @@ impl Engine {
         for nic in self.nics.values() {
             let ifindex = nic.ifindex;
             let none = Some(Detours::new());
-            if nic.is_carried() || self.detours != none {
-                let (old, new) = (nic.carried(), Plan::default());
+            if nic.carried.is_any() || self.detours != none {
+                let (old, new) = (nic.carried.all(), Plan::default());
                 last.push(Action::Carry { ifindex, old, new, detours: none });
             }
         }

@@ -42,7 +42,7 @@ impl Engine {
         let Some(nic) = self.nics.remove(&ifindex) else { return };
         self.remember_takers(&nic);
         tell(&mut self.actions, weight, Some(&nic.name), why.to_owned());
-        let old = nic.carried();
+        let old = nic.carried.all();
         let new = Plan::default();
         let detours = Some(self.detours_with(ifindex, &new));
         self.detours.clone_from(&detours);
@@ -95,7 +95,7 @@ impl Engine {
             !self.config.chooses(&nic.name)
                 && nic.is_home()
                 && nic.is_calm(now)
-                && !nic.is_carried()
+                && !nic.carried.is_any()
         };
         self.nics.values().filter(is_over).map(|nic| nic.ifindex).collect()
     }

@@ -467,8 +467,7 @@ impl Engine {
                     self.detours = None;
                 }
                 if let Some(nic) = self.nics.get_mut(ifindex) {
-                    nic.carry.clone_from(old);
-                    nic.half_carried = Some(new.clone());
+                    nic.carried.failed(old, new.clone());
                 }
             }
             Action::ShowAddress { ifindex, .. } => {

@@ -25,6 +25,7 @@ mod handover;
 mod health;
 mod heard;
 mod heeding;
+mod in_force;
 mod intake;
 mod missing;
 mod names;
@@ -374,7 +375,7 @@ impl Engine {
         self.find_conflicts(now);
         self.announce(now);
         self.rebind();
-        self.reconcile();
+        self.reconcile(now);
         self.guard_daemons();
         self.introduce(now);
         self.disclose();
@@ -433,7 +434,6 @@ impl Engine {
             self.tell_recovery(&name);
         }
         self.show_addresses(ifindex);
-        self.carry(ifindex, now);
         self.released += overdue.len() as u64;
         for truth in overdue.drain(..) {
             self.tell_daemons(ifindex, &name, truth, patience);
@@ -445,29 +445,6 @@ impl Engine {
         let passes = self.nics.get(&ifindex).map(|nic| self.own_passes(nic));
         if let Some((nic, passes)) = self.nics.get_mut(&ifindex).zip(passes) {
             nic.passes = passes;
-        }
-    }
-
-    /// Puts in force, or takes back, what keeps the node reachable through the NIC.
-    fn carry(&mut self, ifindex: u32, now: Duration) {
-        let Some(nic) = self.nics.get(&ifindex) else { return };
-        let new = nic.wanted_carry(&self.world, self.bridge_since.is_some(), now);
-        let detours = Some(self.detours_with(ifindex, &new));
-        let news = self.detours != detours;
-        let old = match &nic.half_carried {
-            // The same again.
-            Some(half) if *half == new => nic.carry.clone(),
-            Some(_) => nic.carried(),
-            None if nic.carry == [new.clone()] && !news => return,
-            None => nic.carry.clone(),
-        };
-        let asked = detours.clone().filter(|_| news);
-        if self.want(Action::Carry { ifindex, old, new: new.clone(), detours: asked })
-            && let Some(nic) = self.nics.get_mut(&ifindex)
-        {
-            nic.carry = vec![new];
-            nic.half_carried = None;
-            self.detours = detours;
         }
     }
 
@@ -565,7 +542,10 @@ impl Engine {
 
     /// What is in force for the NICs, which lasts only as long as it is renewed.
     pub fn carried(&self) -> impl Iterator<Item = (u32, &Plan)> {
-        let plans = self.nics.values().flat_map(|nic| nic.carry.iter().map(|it| (nic.ifindex, it)));
+        let plans = self
+            .nics
+            .values()
+            .flat_map(|nic| nic.carried.plans().iter().map(|it| (nic.ifindex, it)));
         plans.filter(|(_, plan)| !plan.is_empty())
     }
 
@@ -578,20 +558,10 @@ impl Engine {
     #[must_use]
     pub fn in_force(&self) -> BTreeMap<u32, Carried> {
         let on = |nic: &Nic| {
-            let plans = nic.carried().into_iter().filter(|plan| !plan.is_empty()).collect();
+            let plans = nic.carried.all().into_iter().filter(|plan| !plan.is_empty()).collect();
             (nic.ifindex, Carried { plans, stands_in: self.is_stood_in(nic.ifindex) })
         };
         self.nics.values().map(on).collect()
-    }
-
-    /// The rules that are needed if this is carried for a NIC, beside what may be in force for others, in
-    /// part or wholly.
-    fn detours_with(&self, ifindex: u32, new: &Plan) -> Detours {
-        let others = self.nics.values().filter(|nic| nic.ifindex != ifindex);
-        let others: Vec<Plan> = others.flat_map(Nic::carried).collect();
-        let place = |family| self.world.place(family).ok();
-        let all: Vec<&Plan> = others.iter().chain([new]).collect();
-        carry::detours(&all, place)
     }
 }
 

@@ -23,7 +23,8 @@ pub(super) use self::{
 use super::{
     action::Action,
     belief::{Believed, OfNic},
-    carry::{Plan, Route},
+    carry::Route,
+    in_force::InForce,
     phase::{self, Phase, Signs},
     rules::{self, Standing, TELLING, Telling, WHEREABOUTS, Whereabouts, word},
     world::{Address, Family, Link, SocketId, World},
@@ -73,10 +74,8 @@ pub(super) struct Nic {
     looked_at: bool,
     /// The routes that belong to it, wherever they are.
     routes: BTreeSet<Route>,
-    /// What is carried for it, as last asked for. Of more than one, after a failure: any part of them.
-    pub(super) carry: Vec<Plan>,
-    /// The plan that could then not be put in force, or not wholly.
-    pub(super) half_carried: Option<Plan>,
+    /// What is carried for it.
+    pub(super) carried: InForce,
     /// Its addresses that have left an interface, and with which routes of others may have gone; since when.
     pub(super) unsourced: BTreeMap<IpAddr, Duration>,
     /// Whether adverts get through its bridge.
@@ -147,8 +146,7 @@ impl Nic {
             home: BTreeMap::new(),
             looked_at: false,
             routes: BTreeSet::new(),
-            carry: vec![Plan::default()],
-            half_carried: None,
+            carried: InForce::nothing(),
             unsourced: BTreeMap::new(),
             passage: Passage::default(),
             cut_off: None,
@@ -196,7 +194,8 @@ impl Nic {
     /// Whether nothing is under way: nothing that is not true has to be told, its routes had the time to come
     /// back, and it has its name again once it has all else.
     pub(super) fn is_calm(&self, now: Duration) -> bool {
-        let lingers = self.is_carried() && self.lingers_until().is_some_and(|until| now < until);
+        let lingers =
+            self.carried.is_any() && self.lingers_until().is_some_and(|until| now < until);
         let unnamed = self.phase == Phase::Free && self.renamed;
         let moves = self.phase.is_transition() || lingers || unnamed;
         !moves && self.belief.untrue().next().is_none()

@@ -4,12 +4,15 @@
 //! says what is, as far as that can be told ([`Applied`]). The difference is asked for, here and nowhere
 //! else, and tried again as any other action that fails. What nobody desires any more is unset.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::{
     Engine,
     action::Action,
-    carry::Plan,
+    carry::{self, Detours, Plan},
     watch::Answers,
     world::{Family, SocketId},
 };
@@ -206,7 +209,11 @@ impl Engine {
     }
 
     /// Has everything set as it should be.
-    pub(super) fn reconcile(&mut self) {
+    pub(super) fn reconcile(&mut self, now: Duration) {
+        let nics: Vec<u32> = self.nics.keys().copied().collect();
+        for ifindex in nics {
+            self.carry(ifindex, now);
+        }
         // The kernel took it with its link, or its process.
         let sources: BTreeSet<SocketId> = self.vrrp_sockets_of_ipv6().map(|it| it.id).collect();
         let world = &self.world;
@@ -227,6 +234,32 @@ impl Engine {
                 self.applied.found(action);
             }
         }
+    }
+
+    /// Puts in force, or takes back, what keeps the node reachable through the NIC.
+    fn carry(&mut self, ifindex: u32, now: Duration) {
+        let Some(nic) = self.nics.get(&ifindex) else { return };
+        let new = nic.wanted_carry(&self.world, self.bridge_since.is_some(), now);
+        let detours = Some(self.detours_with(ifindex, &new));
+        let news = self.detours != detours;
+        let Some(old) = nic.carried.replaced_by(&new, news) else { return };
+        let asked = detours.clone().filter(|_| news);
+        if self.want(Action::Carry { ifindex, old, new: new.clone(), detours: asked })
+            && let Some(nic) = self.nics.get_mut(&ifindex)
+        {
+            nic.carried.asked(new);
+            self.detours = detours;
+        }
+    }
+
+    /// The rules that are needed if this is carried for a NIC, beside what may be in force for others, in
+    /// part or wholly.
+    pub(super) fn detours_with(&self, ifindex: u32, new: &Plan) -> Detours {
+        let others = self.nics.values().filter(|nic| nic.ifindex != ifindex);
+        let others: Vec<Plan> = others.flat_map(|nic| nic.carried.all()).collect();
+        let place = |family| self.world.place(family).ok();
+        let all: Vec<&Plan> = others.iter().chain([new]).collect();
+        carry::detours(&all, place)
     }
 
     /// Shunts, to be laid before they are needed.
@@ -255,7 +288,7 @@ impl Engine {
     /// without.
     pub(super) fn plans(&self) -> impl Iterator<Item = (u32, &Plan)> {
         let nics = self.nics.values();
-        nics.filter_map(|nic| Some((nic.ifindex, nic.half_carried.as_ref().or(nic.carry.last())?)))
+        nics.filter_map(|nic| Some((nic.ifindex, nic.carried.last()?)))
     }
 }
 

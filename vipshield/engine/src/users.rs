@@ -125,7 +125,7 @@ impl Engine {
     pub(super) fn given_up_by_all(&self, now: Duration) -> Vec<u32> {
         let is_over = |nic: &&Nic| {
             nic.is_home()
-                && !nic.is_carried()
+                && !nic.carried.is_any()
                 && unused(nic, now).is_some_and(|time| time >= WAITED_FOR)
         };
         let all = self.nics.values().filter(|nic| !self.config.names(&nic.name));

@@ -135,15 +135,20 @@ fn state(text: &mut String, clocks: Clocks, step: &Step, at: Duration) {
     let now = clocks.time_of_day(Duration::from_nanos(step.at_ns));
     let _ = writeln!(text, "as of {} (the last event was at {now})", clocks.time_of_day(at));
     for view in &step.nics {
-        let NicView { nic, phase, phase_rule, bearer, policy, policy_rule, believed, untrue } =
-            view;
+        let NicView { nic, phase, phase_rule, bearer, .. } = view;
         let bearer = bearer.as_deref().unwrap_or("unknown");
         let _ = writeln!(text, "{nic}: {phase} (rule {phase_rule}), bearer {bearer}");
-        let _ = writeln!(text, "  guard: {policy} (rule {policy_rule})");
-        for Belief { what, is } in believed {
+        for (what, is, rule) in [
+            ("guard", &view.policy, view.policy_rule),
+            ("carry", &view.carry, view.carry_rule),
+            ("shunt", &view.shunt, view.shunt_rule),
+        ] {
+            let _ = writeln!(text, "  {what}: {is} (rule {rule})");
+        }
+        for Belief { what, is } in &view.believed {
             let _ = writeln!(text, "  the daemons believe {what}: {is}");
         }
-        for untrue in untrue {
+        for untrue in &view.untrue {
             let due = clocks.time_of_day(Duration::from_nanos(untrue.due_ns));
             let _ = writeln!(text, "  untrue to the daemons: {}, told at {due}", untrue.what);
         }

@@ -17,6 +17,7 @@ mod namespace;
 mod opening;
 mod pins;
 mod privilege;
+mod seeded;
 mod shunt;
 mod stub;
 mod tap;
@@ -58,6 +59,7 @@ const CASES: &[Case] = &[
     ("a vipshield that is killed withholds nothing more", stub::killed),
     ("a guard takes another's place, and nothing passes meanwhile", stub::exchanged),
     ("what a killed vipshield has pinned tells the next one its NICs' names", pins::names),
+    ("each of the guard's rules is missed by a test", seeded::each),
     ("and of which addresses it had withheld that they left", pins::held),
     ("a socket that is not in the table sees everything", guard::unknown_socket),
     ("what is too short to be understood passes", forged::malformed),

@@ -35,7 +35,7 @@ use vipshield_common::{
     counters::Counter,
     guard::{
         GuardedSocket,
-        rules::{Entry, RULES, TABLE},
+        rules::{Entry, RULES},
     },
 };
 
@@ -103,7 +103,7 @@ fn connect(runtime: &Runtime) -> Result<(Handle, u32), Failed> {
 impl Stage {
     /// Moves this thread to a network namespace of its own; each case has its own thread.
     pub(crate) fn new() -> Result<Self, Failed> {
-        Self::with_rules(&TABLE)
+        Self::with_rules(&super::seeded::table())
     }
 
     /// The same with these rules for the guard.

@@ -2,10 +2,14 @@
 
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
+use vipshield_common::rule::Rule;
+
 use super::{
     super::{
         carry::{Carried, Plan, Route, Shunt, Trigger},
+        in_force::InForce,
         phase::Phase,
+        rules::{CARRY, Carry, Laid, SHUNT, facts, word},
         world::{Address, Family, Link, World},
     },
     Nic, Seen,
@@ -22,9 +26,6 @@ const ROUTED: Duration = Duration::from_millis(500);
 const FAREWELL: Duration = Duration::from_millis(250);
 /// Routes that are carried for one NIC, each of which takes some microseconds when nothing else is done.
 const MAX_ROUTES: usize = 256;
-
-/// Plans in a row that could not be put in force and are remembered, to be taken back.
-const MAX_CARRIED: usize = 8;
 
 impl Nic {
     /// What is delivered to this node, wherever it is.
@@ -73,41 +74,24 @@ impl Nic {
 
     /// What has to be carried.
     ///
-    /// Within a transition, as long as the NIC works, is no port and lacks something, everything; and
-    /// some moments longer, because routes come back behind the addresses. When a bridge has just appeared
-    /// (`expected`), a free NIC is prepared, which changes nothing while it has its own addresses and routes:
-    /// the first of them may be the last, and what the kernel flushes with it nobody puts back in time.
-    ///
-    /// A bridge that never had a port has no carrier, and the kernel makes nothing of its IPv6 addresses
-    /// before it has one (`addrconf_dad_begin` in `net/ipv6/addrconf.c`): until then they are delivered
-    /// as before.
+    /// `expected`: a bridge has just appeared. That a bridge without a carrier makes nothing of its IPv6
+    /// addresses is `addrconf_dad_begin` in `net/ipv6/addrconf.c`.
     pub(in super::super) fn wanted_carry(
         &self,
         world: &World,
         expected: bool,
         now: Duration,
     ) -> Plan {
-        let link = world.link(self.ifindex);
-        if !link.is_some_and(|link| link.up && link.running) {
-            return Plan::default();
-        }
         let has_place = |ip: IpAddr| world.place(Family::of(ip)).is_ok();
-        let port = world.taker(self.ifindex).is_some();
-        let under_way = match self.phase {
-            Phase::Leaving | Phase::Returning => self.is_disturbed(world),
-            Phase::Free => self.lingers(now) && self.is_disturbed(world),
-            Phase::Bridged | Phase::Down => false,
+        let ahead = match self.carry_rule(world, expected, now).then {
+            Carry::Nothing => return Plan::default(),
+            Carry::Late => {
+                let late = self.carryable().filter(|ip| ip.is_ipv6() && has_place(*ip)).collect();
+                return Plan { addresses: late, ..Plan::default() };
+            }
+            Carry::All => false,
+            Carry::Ahead => true,
         };
-        // A NIC that has its own again under another name is renamed next: the kernel would number the labels
-        // of its addresses behind the anchor (`inetdev_changename`).
-        let ahead = expected && !under_way && self.is_home();
-        if !under_way && !ahead {
-            return Plan::default();
-        }
-        if port {
-            let late = self.carryable().filter(|ip| ip.is_ipv6() && has_place(*ip)).collect();
-            return Plan { addresses: late, ..Plan::default() };
-        }
         let addresses = self.carryable().filter(|ip| has_place(*ip)).collect();
         let mut routes: Vec<Route> =
             self.preferred(world).filter(|route| has_place(route.destination)).copied().collect();
@@ -118,6 +102,29 @@ impl Nic {
             routes.truncate(MAX_ROUTES);
         }
         Plan { addresses, routes: routes.into_iter().collect(), ahead }
+    }
+
+    /// The rule by which that is carried.
+    pub(in super::super) fn carry_rule(
+        &self,
+        world: &World,
+        expected: bool,
+        now: Duration,
+    ) -> &'static Rule<Carry> {
+        use facts::carry::{DISTURBED, EXPECTED, HOME, LINGERS, MOVING, PORT, WORKS};
+        let works = world.link(self.ifindex).is_some_and(|link| link.up && link.running);
+        let (moving, lingers) = (self.phase.is_transition(), self.lingers(now));
+        CARRY.decide(word([
+            (WORKS, works),
+            (MOVING, moving),
+            (LINGERS, lingers),
+            (DISTURBED, works && (moving || lingers) && self.is_disturbed(world)),
+            (PORT, world.taker(self.ifindex).is_some()),
+            (EXPECTED, expected),
+            // One that has its own again under another name is renamed next: the kernel would number the labels
+            // of its addresses behind the anchor (`inetdev_changename`).
+            (HOME, self.is_home()),
+        ]))
     }
 
     /// Whether it has something of a family that would have to be carried.
@@ -154,30 +161,14 @@ impl Nic {
             let seen = if there.is_some() || own { Seen::OnNic } else { Seen::Doubted };
             self.home.insert(there.unwrap_or(Address { ip, prefix_len }), seen);
         }
-        self.carry = std::iter::once(Plan::default()).chain(plans).collect();
+        self.carried = InForce::found(plans);
     }
 
     /// An address of vipshield's own left the NIC, which has no other: with it went, without a word, what it
     /// kept alive. If it was not vipshield that took it off, all is to be put in force again; if it was, that
     /// changes nothing.
     pub(in super::super) fn lose_carry(&mut self) {
-        if let Some(lost) = self.carry.pop_if(|plan| plan.is_ipv4()) {
-            self.carry = vec![Plan::default()];
-            self.half_carried.get_or_insert(lost);
-        }
-    }
-
-    /// Everything of which a part may be in force.
-    pub(in super::super) fn carried(&self) -> Vec<Plan> {
-        let half = self.half_carried.iter().filter(|half| !self.carry.contains(half));
-        let plans = self.carry.len().saturating_add(half.clone().count());
-        let all = self.carry.iter().chain(half);
-        all.skip(plans.saturating_sub(MAX_CARRIED)).cloned().collect()
-    }
-
-    /// Whether anything may be in force.
-    pub(in super::super) fn is_carried(&self) -> bool {
-        self.carry.iter().chain(&self.half_carried).any(|plan| !plan.is_empty())
+        self.carried.lost_ipv4();
     }
 
     /// The shunt to be laid: for a port, in case it leaves; for a NIC whose addresses a bridge has
@@ -194,19 +185,33 @@ impl Nic {
         world: &World,
         deadline: Duration,
     ) -> Option<Shunt> {
-        let link = world.link(self.ifindex)?;
-        let shunt = if world.taker(self.ifindex).is_some() {
-            let over = self.passage.is_open();
-            Shunt { bearer: self.bearer?, trigger: Trigger::Cut, lasts: ROUTED, over }
-        } else {
-            let lasts = deadline.saturating_add(FAREWELL);
-            Shunt { bearer: self.heir(world)?, trigger: Trigger::Join, lasts, over: false }
-        };
-        let bearer = shunt.bearer;
-        let works = world
-            .link(bearer)
-            .is_some_and(|other| other.up && !link.mac.is_empty() && other.mac == link.mac);
-        (works && bearer != self.ifindex).then_some(shunt)
+        let (rule, bridge) = self.shunt_rule(world);
+        let bearer = bridge?;
+        match rule.then {
+            Laid::Nothing => None,
+            Laid::Cut => {
+                let over = self.passage.is_open();
+                Some(Shunt { bearer, trigger: Trigger::Cut, lasts: ROUTED, over })
+            }
+            Laid::Join => {
+                let lasts = deadline.saturating_add(FAREWELL);
+                Some(Shunt { bearer, trigger: Trigger::Join, lasts, over: false })
+            }
+        }
+    }
+
+    /// The rule by which that shunt is laid, and the bridge to which.
+    pub(in super::super) fn shunt_rule(&self, world: &World) -> (&'static Rule<Laid>, Option<u32>) {
+        use facts::shunt::{HEIR, IS_PORT, WIRE};
+        let port = world.taker(self.ifindex).is_some();
+        let heir = if port { None } else { self.heir(world) };
+        let bridge = if port { self.bearer } else { heir };
+        let bridge = bridge.filter(|bridge| *bridge != self.ifindex);
+        let links = world.link(self.ifindex).zip(bridge.and_then(|bridge| world.link(bridge)));
+        let wire =
+            links.is_some_and(|(link, to)| to.up && !link.mac.is_empty() && to.mac == link.mac);
+        let facts = word([(IS_PORT, port), (HEIR, heir.is_some()), (WIRE, wire)]);
+        (SHUNT.decide(facts), bridge)
     }
 
     /// The bridge that has all its addresses while it is no port.
@@ -236,6 +241,6 @@ impl Nic {
 
     /// When the carry has to be looked at again.
     pub(in super::super) fn next_carry(&self) -> Option<Duration> {
-        self.lingers_until().filter(|_| self.is_carried())
+        self.lingers_until().filter(|_| self.carried.is_any())
     }
 }

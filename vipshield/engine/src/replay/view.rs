@@ -40,6 +40,14 @@ pub struct NicView {
     pub policy: String,
     /// The rule by which it does.
     pub policy_rule: &'static str,
+    /// What is carried for it.
+    pub carry: String,
+    /// The rule by which that is carried.
+    pub carry_rule: &'static str,
+    /// The shunt that lies ready.
+    pub shunt: String,
+    /// The rule by which it does.
+    pub shunt_rule: &'static str,
     /// What the daemons believe: of the link first, then of each address.
     pub believed: Vec<Belief>,
     /// What is not as they believe.
@@ -57,6 +65,8 @@ impl Engine {
             what: address.map_or_else(|| "link".to_owned(), |address| address.to_string()),
             due_ns: nanos(since.saturating_add(deadlines.of(address))),
         });
+        let carry = nic.carry_rule(&self.world, self.bridge_since.is_some(), self.evaluated);
+        let (shunt, _) = nic.shunt_rule(&self.world);
         NicView {
             nic: nic.name.clone(),
             phase: nic.phase,
@@ -64,6 +74,10 @@ impl Engine {
             bearer: nic.bearer.map(|bearer| self.world.name_of(bearer)),
             policy: words::policy(nic.withhold(), self.own_passes(nic)),
             policy_rule: nic.policy_rule(),
+            carry: carry.then.to_string(),
+            carry_rule: carry.name,
+            shunt: shunt.then.to_string(),
+            shunt_rule: shunt.name,
             believed: believed(nic),
             untrue: untrue.collect(),
         }
@@ -103,6 +117,12 @@ pub(super) fn changes(before: &[NicView], after: &[NicView], at: Duration) -> Ve
         }
         if nic.policy != was.policy {
             lines.push(format!("{name}: {} ({})", nic.policy, nic.policy_rule));
+        }
+        if nic.carry_rule != was.carry_rule {
+            lines.push(format!("{name}: carry: {} ({})", nic.carry, nic.carry_rule));
+        }
+        if nic.shunt_rule != was.shunt_rule {
+            lines.push(format!("{name}: shunt: {} ({})", nic.shunt, nic.shunt_rule));
         }
         for untrue in nic.untrue.iter().filter(|it| !was.untrue.contains(it)) {
             let left = Duration::from_nanos(untrue.due_ns).saturating_sub(at).as_millis();

@@ -9,6 +9,7 @@ mod guard;
 mod link;
 mod phase;
 mod policy;
+mod prepare;
 mod print;
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "tests are no engine")]
@@ -20,6 +21,7 @@ pub(crate) use self::{
     link::{LINK, Standing, TELLING, Telling},
     phase::PHASE,
     policy::{POLICY, Withholds},
+    prepare::{CARRY, Carry, Laid, SHUNT},
     vip::{Stay, VIP},
 };
 pub use self::{
@@ -31,7 +33,7 @@ pub use self::{
 pub(crate) mod facts {
     pub(crate) use super::{
         address::facts as address, link::facts as link, link::telling, phase::facts as phase,
-        policy::facts as policy, vip::facts as vip,
+        policy::facts as policy, prepare::facts as carry, prepare::shunt, vip::facts as vip,
     };
 }
 
@@ -48,9 +50,24 @@ pub(crate) struct Table<T: 'static> {
 }
 
 impl<T> Table<T> {
+    /// Whether a rule is left out, to see which test misses it.
+    #[cfg(test)]
+    fn lacks(&self, rule: &Rule<T>) -> bool {
+        super::tests::seeded::is_without(self.name, rule.name)
+    }
+
+    #[cfg(not(test))]
+    #[expect(clippy::unused_self, reason = "as in tests")]
+    const fn lacks(&self, _: &Rule<T>) -> bool {
+        false
+    }
+
     /// The rule that decides.
     pub(crate) fn decide(&self, facts: u32) -> &Rule<T> {
-        self.rules.iter().find(|rule| rule.when.fits(facts)).unwrap_or(&self.otherwise)
+        let mut rules = self.rules.iter().filter(|rule| !self.lacks(rule));
+        let last = if self.lacks(&self.otherwise) { self.rules.last() } else { None };
+        let otherwise = last.unwrap_or(&self.otherwise);
+        rules.find(|rule| rule.when.fits(facts)).unwrap_or(otherwise)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use serde::Serialize;
 use vipshield_common::rule::{Rule, When};
 
-use super::{Table, address, guard, link, phase, policy, vip};
+use super::{Table, address, guard, link, phase, policy, prepare, vip};
 use crate::OwnRules;
 
 /// A rule, as it is printed.
@@ -32,7 +32,7 @@ pub(super) struct Printed {
     pub(super) lines: Vec<Line>,
 }
 
-fn printed(own: &OwnRules) -> [Printed; 7] {
+fn printed(own: &OwnRules) -> [Printed; 9] {
     [
         guard::printed().behind(own.guard_lines()),
         policy::POLICY.printed(),
@@ -41,6 +41,8 @@ fn printed(own: &OwnRules) -> [Printed; 7] {
         link::LINK.printed(),
         link::TELLING.printed().behind(own.telling_lines()),
         vip::VIP.printed(),
+        prepare::CARRY.printed(),
+        prepare::SHUNT.printed(),
     ]
 }
 

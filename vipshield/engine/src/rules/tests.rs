@@ -177,4 +177,6 @@ fn every_combination_of_facts_hits_a_rule_and_none_is_idle() {
     is_whole(&LINK, |_| true);
     is_whole(&TELLING, |_| true);
     is_whole(&VIP, |_| true);
+    is_whole(&CARRY, |_| true);
+    is_whole(&SHUNT, |_| true);
 }

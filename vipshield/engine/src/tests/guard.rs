@@ -8,16 +8,18 @@ use std::{
 use vipshield_common::guard::{
     Held, IfName, NicPolicy, Reason,
     rules::{
-        ADDRESS, KNOWN, LinkSaid, OF_DAEMON, REMOVAL, REPLAYED, TABLE, facts_of_address,
-        facts_of_link, facts_of_policy, judge,
+        ADDRESS, Entry, KNOWN, LinkSaid, OF_DAEMON, REMOVAL, REPLAYED, RULES, TABLE,
+        facts_of_address, facts_of_link, facts_of_policy, judge,
     },
     withhold,
 };
+use vipshield_common::rule::When;
 
 use super::{
     super::{About, Address, Link, Withheld, rules::GuardRule},
     bench::REPLAY_PORT,
     node::{Message, Node},
+    seeded::is_without,
 };
 
 /// The guard's maps.
@@ -92,7 +94,7 @@ impl Guard {
                 (*ifindex, *requester, REMOVAL | facts)
             }
         };
-        let verdict = judge(|number| TABLE[number], facts);
+        let verdict = judge(|number| entry(number), facts);
         if let Message::Address(_, address, _) | Message::AddressRemoved(_, address, _) = message {
             let key = (pid, ifindex, address.ip);
             self.addresses.remove(&key);
@@ -136,6 +138,13 @@ impl Guard {
             facts_of_address(&policy, false, is_removal)
         }
     }
+}
+
+/// An entry of the table; one that is left out never fits.
+fn entry(number: usize) -> Entry {
+    let never = When { mask: 0, value: 1 };
+    let when = if is_without("guard", RULES[number].name) { never } else { TABLE[number].when };
+    Entry { when, ..TABLE[number] }
 }
 
 fn padded(name: &str) -> IfName {

@@ -30,6 +30,7 @@ mod recorded;
 mod rest;
 mod restarts;
 mod scenarios;
+pub(crate) mod seeded;
 mod settings;
 mod told;
 mod two_nics;

@@ -136,7 +136,7 @@ impl Gather {
         };
         of.bearer.set(at, Some(bearer), shown);
         let carried: BTreeSet<IpAddr> =
-            nic.carry.iter().flat_map(|plan| plan.addresses.iter().copied()).collect();
+            nic.carried.plans().iter().flat_map(|plan| plan.addresses.iter().copied()).collect();
         let carried: Vec<String> = carried.iter().map(IpAddr::to_string).collect();
         let carried = (!carried.is_empty()).then(|| (Shade::Kept, carried.join(", ")));
         of.carried.set(at, carried, shown);
@@ -280,7 +280,7 @@ fn place(engine: &Engine, ip: IpAddr) -> (Shade, String) {
     let is_carried = engine
         .nics
         .values()
-        .any(|nic| nic.carry.last().is_some_and(|plan| plan.addresses.contains(&ip)));
+        .any(|nic| nic.carried.plans().last().is_some_and(|plan| plan.addresses.contains(&ip)));
     match on.as_slice() {
         [] if !engine.world.vips.is_wanted(ip) => (Shade::Idle, "not on this node".to_owned()),
         [] if is_carried => (Shade::Kept, "nowhere, carried".to_owned()),
