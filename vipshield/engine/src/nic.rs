@@ -422,12 +422,11 @@ impl Nic {
     }
 
     fn watch_link(&mut self, world: &World, signs: Signs, now: Duration) {
-        use rules::facts::link::{EXISTS, RUNNING, TOLD, USURPED};
+        use rules::facts::link::{RUNNING, TOLD, USURPED};
         if signs.in_place && signs.running {
             self.belief.link_works();
         }
         let facts = word([
-            (EXISTS, signs.exists),
             (TOLD, self.belief.is_told()),
             (RUNNING, signs.running),
             (USURPED, self.usurper(world).is_some()),

@@ -443,15 +443,13 @@ impl Vips {
         self.known.get(&ip).into_iter().flat_map(|vip| vip.asked_on.iter().copied())
     }
 
-    /// Whether it has to go should it be on an interface.
+    /// Whether one that was given up has to go should it be on an interface.
     pub(super) fn must_go(&self, ip: IpAddr, from_a_bridge: bool, may_be_claimed: bool) -> bool {
-        use facts::vip::{KNOWN, LATELY, MAY_BE_CLAIMED, ON_BRIDGE, ORPHANED, WANTED};
+        use facts::vip::{KNOWN, LATELY, MAY_BE_CLAIMED, ON_BRIDGE};
         let vip = self.known.get(&ip);
         let orphan = vip.and_then(|vip| vip.orphan);
         let facts = word([
-            (WANTED, vip.is_some_and(Vip::is_wanted)),
             (KNOWN, vip.is_some_and(|vip| !vip.said.is_empty())),
-            (ORPHANED, orphan.is_some()),
             (LATELY, orphan.is_some_and(|orphan| self.looked_at < orphan.off_nics_until)),
             (ON_BRIDGE, from_a_bridge),
             (MAY_BE_CLAIMED, may_be_claimed),

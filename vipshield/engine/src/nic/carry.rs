@@ -118,7 +118,7 @@ impl Nic {
             (WORKS, works),
             (MOVING, moving),
             (LINGERS, lingers),
-            (DISTURBED, works && (moving || lingers) && self.is_disturbed(world)),
+            (DISTURBED, (moving || lingers) && self.is_disturbed(world)),
             (PORT, world.taker(self.ifindex).is_some()),
             (EXPECTED, expected),
             // One that has its own again under another name is renamed next: the kernel would number the labels

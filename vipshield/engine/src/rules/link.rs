@@ -5,7 +5,7 @@ use std::fmt;
 use vipshield_common::rule::When;
 
 use self::{
-    facts::{EXISTS, RUNNING, TOLD, USURPED},
+    facts::{RUNNING, TOLD, USURPED},
     telling::{ADDRESS, DUE, IS_LINK, PASSED, UNHEARD},
 };
 use super::{Table, rule};
@@ -13,8 +13,6 @@ use super::{Table, rule};
 /// See [`LINK`].
 pub(crate) mod facts {
     vipshield_common::facts! {
-        /// The interface exists.
-        EXISTS => "exists";
         /// The daemons were told that it failed.
         TOLD => "told";
         /// It is up and has a carrier.
@@ -64,7 +62,6 @@ pub(crate) static LINK: Table<Standing> = Table {
     about: "Whether a NIC's link is what the daemons believe.",
     facts: facts::NAMES,
     rules: &[
-        rule("gone", When::none(EXISTS), Standing::Known, "Its end is never withheld."),
         rule("told", When::all(TOLD), Standing::Known, "Once is enough."),
         rule(
             "usurped",

@@ -134,14 +134,13 @@ pub(crate) static SHUNT: Table<Laid> = Table {
     about: "Which shunt lies ready for the moment in which a port joins or leaves (decision 8).",
     facts: shunt::NAMES,
     rules: &[
-        rule(
-            "no-wire",
-            When::none(WIRE),
-            Laid::Nothing,
-            "A stack takes what was sent to another hardware address for another host's.",
-        ),
-        rule("cut", When::all(IS_PORT), Laid::Cut, "It may leave at any time."),
-        rule("join", When::all(HEIR), Laid::Join, "It is about to join."),
+        rule("cut", When::all(IS_PORT | WIRE), Laid::Cut, "It may leave at any time."),
+        rule("join", When::all(HEIR | WIRE), Laid::Join, "It is about to join."),
     ],
-    otherwise: rule("no-bridge", When::ALWAYS, Laid::Nothing, "Nobody takes it."),
+    otherwise: rule(
+        "no-wire",
+        When::ALWAYS,
+        Laid::Nothing,
+        "Nobody takes it, or a stack takes what was sent to its hardware address for another host's.",
+    ),
 };

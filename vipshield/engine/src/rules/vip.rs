@@ -4,18 +4,14 @@ use std::fmt;
 
 use vipshield_common::rule::When;
 
-use self::facts::{KNOWN, LATELY, MAY_BE_CLAIMED, ON_BRIDGE, ORPHANED, WANTED};
+use self::facts::{KNOWN, LATELY, MAY_BE_CLAIMED, ON_BRIDGE};
 use super::{Table, rule};
 
 /// See [`VIP`].
 pub(crate) mod facts {
     vipshield_common::facts! {
-        /// A daemon means to have it.
-        WANTED => "a daemon wants it";
         /// A living daemon has spoken of it.
         KNOWN => "a living daemon knows it";
-        /// All that did are gone.
-        ORPHANED => "its daemon is gone";
         /// A daemon that ended in order gave it up a short time ago.
         LATELY => "given up lately";
         /// The interface is a bridge.
@@ -46,16 +42,9 @@ impl fmt::Display for Stay {
 /// Which addresses have to go.
 pub(crate) static VIP: Table<Stay> = Table {
     name: "vip",
-    about: "Whether an address that daemons spoke of may stay where a NIC's VIPs may be.",
+    about: "Whether an address that daemons gave up may stay where a NIC's VIPs may be.",
     facts: facts::NAMES,
     rules: &[
-        rule("wanted", When::all(WANTED), Stay::Stays, "Its owner is this node."),
-        rule(
-            "unspoken",
-            When::none(KNOWN | ORPHANED),
-            Stay::Stays,
-            "No daemon has anything to do with it.",
-        ),
         rule(
             "may-be-claimed",
             When::all(MAY_BE_CLAIMED),

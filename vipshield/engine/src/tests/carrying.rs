@@ -7,7 +7,7 @@ use super::{
     all,
     bench::{Bench, DEADLINE, OWN},
     kube_ovn::Sequence,
-    node::{BRIDGE, Datapath, NIC, NIC_INDEX, NODE_IP, Op, address},
+    node::{BRIDGE, Datapath, NIC, NIC_INDEX, NODE_IP, NODE_IP6, Op, address},
     ready_for,
 };
 
@@ -473,4 +473,24 @@ fn of_too_many_routes_the_nics_own_networks_and_the_default_are_carried() {
         matches!(action, Action::Tell { notice } if notice.text.contains("256 routes"))
     });
     assert_eq!(said.count(), 1);
+}
+
+/// A bridge that had no port before makes nothing of IPv6 addresses until it has a carrier; all else goes through it.
+#[test]
+fn for_a_port_that_lacks_something_ipv6_alone_is_carried() {
+    for datapath in Datapath::ALL {
+        let mut bench = ready_for(Sequence::Bind, datapath);
+        let late = address(NODE_IP6);
+        let is_late = |op: &Op| matches!(op, Op::AddAddress(_, address) if *address == late);
+        let mut steps = bench.steps(Sequence::Bind);
+        steps.retain(|step| !is_late(&step.op));
+        bench.run(&steps);
+        let carried = bench.carried.get(&NIC_INDEX).cloned().unwrap_or_default();
+        assert_eq!(
+            (bench.phase(), carried.addresses),
+            (Phase::Leaving, [late.ip].into()),
+            "{datapath:?}"
+        );
+        assert!(carried.routes.is_empty(), "{datapath:?}");
+    }
 }

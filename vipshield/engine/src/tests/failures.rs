@@ -6,7 +6,7 @@ use super::{
     super::{Action, Event, Filter, Phase},
     bench::{Bench, COMMAND_PORT, DEADLINE, REPLAY_PORT},
     kube_ovn::Sequence,
-    node::{BRIDGE, Datapath, KUBE_OVN, NIC, NIC_INDEX, NODE_IP, Op, VIP, address},
+    node::{BRIDGE, Datapath, KUBE_OVN, NIC, NIC_INDEX, NODE_IP, NODE_IP6, Op, VIP, address},
 };
 
 const MOMENT: Duration = Duration::from_millis(1);
@@ -532,4 +532,26 @@ fn a_policy_that_cannot_be_cleared_is_tried_again() {
     bench.advance(RETRY);
     assert!(bench.guard.policies.is_empty());
     assert_eq!(bench.engine.next_deadline(), None);
+}
+
+/// From a failure on they learn what the link does, whatever has brought it about.
+#[test]
+fn of_a_link_that_failed_all_is_seen() {
+    let mut bench = Bench::new(Datapath::Bridge);
+    bench.change(&Op::Carrier(NIC.to_owned(), false));
+    bench.change(&Op::Down(NIC.to_owned()));
+    assert!(!bench.keepalived().view.links[&NIC_INDEX].up, "that it is taken down too");
+}
+
+/// A bridge that lacks an address is no move: a carrier that is lost then is a failure like any other.
+#[test]
+fn a_port_whose_bridge_lost_an_address_is_bridged_still() {
+    for datapath in Datapath::ALL {
+        let mut bench = Bench::new(datapath);
+        bench.sequence(Sequence::Bind);
+        bench.change(&Op::RemoveAddress(BRIDGE.to_owned(), address(NODE_IP6), 77));
+        assert_eq!(bench.phase(), Phase::Bridged, "{datapath:?}");
+        bench.change(&Op::Carrier(NIC.to_owned(), false));
+        assert!(!bench.keepalived().view.trusts(NIC_INDEX, NIC), "{datapath:?}: it passes at once");
+    }
 }

@@ -196,3 +196,19 @@ fn a_nic_in_a_vrf_is_no_port() {
         assert_eq!(bench.places(address(VIP)), ["master"], "{kind}");
     }
 }
+
+/// Which way it goes is seen from where it was: an operator reads it in the status.
+#[test]
+fn on_its_way_back_it_is_returning_even_as_a_port_again() {
+    for datapath in Datapath::ALL {
+        let mut bench = ready_for(Sequence::Unbind, datapath);
+        bench.change(&Op::RemovePort(NIC.to_owned()));
+        assert_eq!(bench.phase(), Phase::Returning, "{datapath:?}");
+        bench.change(&Op::Carrier(NIC.to_owned(), false));
+        bench.change(&Op::AddPort(BRIDGE.to_owned(), NIC.to_owned()));
+        assert_eq!(bench.phase(), Phase::Returning, "{datapath:?}: no carrier yet");
+        bench.change(&Op::Carrier(NIC.to_owned(), true));
+        assert_eq!(bench.phase(), Phase::Bridged, "{datapath:?}");
+        assert!(bench.is_calm(), "{datapath:?}");
+    }
+}
