@@ -22,12 +22,12 @@ impl Engine {
             self.part_with(ifindex, Weight::Warning, "the interface was removed; the daemons know");
         }
         for ifindex in self.asked_for_no_longer(now) {
-            self.inherited.remove(&ifindex);
+            self.left.names.remove(&ifindex);
             let why = "the configuration names it no longer: guarded no longer";
             self.part_with(ifindex, Weight::Info, why);
         }
         for ifindex in self.given_up_by_all(now) {
-            self.inherited.remove(&ifindex);
+            self.left.names.remove(&ifindex);
             self.part_with(ifindex, Weight::Info, "no daemon uses it any more: guarded no longer");
         }
         for (ifindex, name) in self.left_behind() {
@@ -55,7 +55,7 @@ impl Engine {
         let wanted = |name: &String| {
             self.config.chooses(name) && !self.nics.values().any(|nic| nic.name == *name)
         };
-        let left = self.inherited.iter().filter(|(_, name)| wanted(name));
+        let left = self.left.names.iter().filter(|(_, name)| wanted(name));
         left.map(|(ifindex, name)| (*ifindex, name.clone())).collect()
     }
 
@@ -125,10 +125,10 @@ impl Engine {
         let text = format!("guarded from now on (interface {ifindex}{called})");
         tell(&mut self.actions, Weight::Info, Some(&name), text);
         let mut nic = Nic::new(link, name, now);
-        if let Some(remembered) = self.remembered.remove(&ifindex) {
+        if let Some(remembered) = self.left.remembered.remove(&ifindex) {
             nic.resume(remembered);
         }
-        if let Some(carried) = self.found_carried.remove(&ifindex) {
+        if let Some(carried) = self.left.carried.remove(&ifindex) {
             if carried.stands_in {
                 self.turnover_until = Some(now.saturating_add(TURNOVER));
                 self.applied.found(Action::StandIn { ifindex, wanted: true });
@@ -137,7 +137,7 @@ impl Engine {
             // Rules of whatever version are replaced.
             self.detours = None;
         }
-        for address in self.held.remove(&ifindex).unwrap_or_default() {
+        for address in self.left.held.remove(&ifindex).unwrap_or_default() {
             nic.suspect(address);
         }
         self.takers.remove(&ifindex);

@@ -98,15 +98,15 @@ impl Engine {
 
     /// Goes on from there.
     pub(super) fn take_over(&mut self, from: Handover) {
-        self.marks = true;
-        self.inherited.extend(from.names());
+        self.left.marks = true;
+        self.left.names.extend(from.names());
         let text = format!(
             "goes on where another vipshield was: {} NICs, {} daemons",
             from.nics.len(),
             from.daemons.len()
         );
         tell(&mut self.actions, Weight::Info, None, text);
-        self.remembered = from.nics;
+        self.left.remembered = from.nics;
         // Those that are found now are no new ones. What they carry is the other's.
         self.world.daemons = from.daemons;
         for daemon in self.world.daemons.values_mut() {

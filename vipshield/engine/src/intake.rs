@@ -27,13 +27,13 @@ impl Engine {
                 self.world.list_rules(rules);
             }
             Event::Inherited { names, held } => {
-                self.inherited.extend(names);
-                self.held = held;
+                self.left.names.extend(names);
+                self.left.held = held;
             }
             Event::TakenOver { from } => self.take_over(*from),
             Event::Carried { nics } => {
-                self.marks |= !nics.is_empty();
-                self.found_carried = nics;
+                self.left.marks |= !nics.is_empty();
+                self.left.carried = nics;
             }
             Event::Link { link } => return self.link_seen(link, now),
             Event::LinkRemoved { ifindex } => {
@@ -81,7 +81,7 @@ impl Engine {
                 }
             }
             Event::Moved { addresses } => {
-                self.marks |= !addresses.is_empty();
+                self.left.marks |= !addresses.is_empty();
                 self.inherit(&addresses, now);
             }
             Event::Granted { port, sequence } => return self.granted(port, sequence, now),
@@ -322,7 +322,7 @@ impl Engine {
     }
 
     fn withheld(&mut self, message: &Withheld, now: Duration) {
-        self.withheld += 1;
+        self.counts.withheld += 1;
         self.tell_removal_of_unwanted(message);
         let Some(nic) = self.nics.values_mut().find(|nic| match &message.about {
             About::NameConflict { name } => nic.name == *name,
@@ -398,10 +398,10 @@ impl Engine {
                 self.world.forget_address(*from, *address);
                 self.world.see_address(*to, *address);
             }
-            Action::Announce { .. } => self.announced += 1,
+            Action::Announce { .. } => self.counts.announced += 1,
             Action::Unguard { socket } => self.set_filter(*socket, Filter::None),
             Action::Rebind { socket, to, .. } => {
-                self.rebound += 1;
+                self.counts.rebound += 1;
                 self.placed.insert(socket.id, (*to, socket.home));
                 if let Some(found) = self
                     .world
@@ -459,7 +459,7 @@ impl Engine {
 
     fn action_failed(&mut self, action: Action, error: &str, now: Duration) {
         self.pending.remove(&action);
-        self.failures += 1;
+        self.counts.failures += 1;
         self.applied.failed(&action);
         match &action {
             Action::Carry { ifindex, old, new, detours } => {

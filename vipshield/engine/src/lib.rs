@@ -27,6 +27,7 @@ mod heard;
 mod heeding;
 mod in_force;
 mod intake;
+mod left;
 mod missing;
 mod names;
 mod nic;
@@ -101,12 +102,14 @@ use self::{
     grants::Grants,
     heard::Tally,
     heeding::Strangers,
+    left::Left,
     names::Names,
-    nic::{Nic, Overdue, Remembered},
+    nic::{Nic, Overdue},
     probe::Probes,
     rest::Rest,
     routers::{Patience, Routers},
     settings::{Applied, urgency},
+    status::Counts,
     unseen::Unseen,
 };
 
@@ -133,14 +136,8 @@ pub struct Engine {
     detours: Option<Detours>,
     /// What took the addresses of NICs that are guarded no longer.
     takers: BTreeMap<u32, BTreeSet<u32>>,
-    /// NICs of a vipshield that is gone, by the names under which daemons know them.
-    inherited: BTreeMap<u32, String>,
-    /// What it has withheld of their addresses, until they are guarded.
-    held: BTreeMap<u32, BTreeSet<Address>>,
-    /// What a vipshield that is gone carries for NICs, until they are guarded.
-    found_carried: BTreeMap<u32, Carried>,
-    /// What another vipshield has handed over of NICs, until they are guarded.
-    remembered: BTreeMap<u32, Remembered>,
+    /// What a vipshield before this one has left.
+    left: Left,
     /// IPv6 addresses whose loss was said again, on which interface, and until when to expect to hear
     /// of it.
     flashes: Vec<(u32, Address, Duration)>,
@@ -167,8 +164,6 @@ pub struct Engine {
     looked: bool,
     /// Who speaks VRRP here and is none of them.
     speakers: Vec<Speaker>,
-    /// An earlier vipshield has guarded a daemon here, as what it has left says.
-    marks: bool,
     /// A guarded daemon has used a guarded NIC.
     engaged: bool,
     /// What was told last of how all is, [`Health::Degraded`] left out.
@@ -202,11 +197,7 @@ pub struct Engine {
     evaluated: Duration,
     started: bool,
     ending: Ending,
-    withheld: u64,
-    released: u64,
-    rebound: u64,
-    announced: u64,
-    failures: u64,
+    counts: Counts,
 }
 
 impl Engine {
@@ -214,17 +205,13 @@ impl Engine {
     #[must_use]
     pub fn new(config: Config) -> Self {
         Self {
-            marks: false,
             config,
             next_config: None,
             world: World::default(),
             nics: BTreeMap::new(),
             detours: Some(Detours::new()),
             takers: BTreeMap::new(),
-            inherited: BTreeMap::new(),
-            held: BTreeMap::new(),
-            found_carried: BTreeMap::new(),
-            remembered: BTreeMap::new(),
+            left: Left::default(),
             flashes: Vec::new(),
             grants: Grants::default(),
             actions: VecDeque::new(),
@@ -256,11 +243,7 @@ impl Engine {
             evaluated: Duration::ZERO,
             started: false,
             ending: Ending::No,
-            withheld: 0,
-            released: 0,
-            rebound: 0,
-            announced: 0,
-            failures: 0,
+            counts: Counts::default(),
         }
     }
 
@@ -434,7 +417,7 @@ impl Engine {
             self.tell_recovery(&name);
         }
         self.show_addresses(ifindex);
-        self.released += overdue.len() as u64;
+        self.counts.released += overdue.len() as u64;
         for truth in overdue.drain(..) {
             self.tell_daemons(ifindex, &name, truth, patience);
         }

@@ -79,7 +79,7 @@ impl Engine {
         self.is_home(ifindex)
             || self.world.link(ifindex).is_some_and(named)
             || self.nics.values().any(is_master)
-            || self.inherited.contains_key(&ifindex)
+            || self.left.names.contains_key(&ifindex)
             || self.is_used(ifindex)
             || self.is_rival(ifindex)
             || self.is_looking()

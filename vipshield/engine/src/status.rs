@@ -186,6 +186,21 @@ pub struct EngineStatus {
     pub heard: BTreeMap<String, u64>,
 }
 
+/// What has happened since the start.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    /// Messages reported as withheld.
+    pub(super) withheld: u64,
+    /// Truths told after they had been withheld.
+    pub(super) released: u64,
+    /// VRRP sockets moved to another interface.
+    pub(super) rebound: u64,
+    /// Announcements of VIPs that moved.
+    pub(super) announced: u64,
+    /// Actions that failed.
+    pub(super) failures: u64,
+}
+
 impl Engine {
     /// What an operator wants to know.
     #[must_use]
@@ -229,12 +244,12 @@ impl Engine {
                         .collect(),
                 })
                 .collect(),
-            withheld: self.withheld,
-            released: self.released,
+            withheld: self.counts.withheld,
+            released: self.counts.released,
             overdue: self.audit.overdue,
-            rebound: self.rebound,
-            announced: self.announced,
-            failed: self.failures,
+            rebound: self.counts.rebound,
+            announced: self.counts.announced,
+            failed: self.counts.failures,
             routers: self.router_status(now),
             claims: self.claim_status(now),
             vips: self.vip_status(),

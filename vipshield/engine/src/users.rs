@@ -79,12 +79,12 @@ impl Engine {
             | Action::Shunt { ifindex, .. }
             | Action::StandIn { ifindex, .. }
             | Action::ShowAddress { ifindex, .. } => {
-                !self.marks && self.nics.get(ifindex).is_some_and(|nic| !nic.engaged)
+                !self.left.marks && self.nics.get(ifindex).is_some_and(|nic| !nic.engaged)
             }
             Action::RemoveVip { .. }
             | Action::MoveVip { .. }
             | Action::Announce { .. }
-            | Action::RestoreRoutes { .. } => !self.marks && !self.engaged,
+            | Action::RestoreRoutes { .. } => !self.left.marks && !self.engaged,
             // Of sockets of daemons, of vipshield's own programs, or the end of what was withheld.
             Action::SetPolicy { .. }
             | Action::ClearPolicy { .. }
@@ -118,7 +118,7 @@ impl Engine {
     }
 
     fn is_left(&self, nic: &Nic) -> bool {
-        nic.engaged || self.marks
+        nic.engaged || self.left.marks
     }
 
     /// NICs that nobody named, and that no daemon has used for long. What was done for one has to be over.

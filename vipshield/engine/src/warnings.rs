@@ -225,7 +225,7 @@ impl Engine {
         let idle: Vec<&Nic> = self.nics.values().filter(idle).collect();
         let grave = self.looked && (self.nics.is_empty() || !idle.is_empty());
         // One that was guarded here before was none of another network namespace.
-        let never = self.world.daemons.is_empty() && !self.engaged && !self.marks;
+        let never = self.world.daemons.is_empty() && !self.engaged && !self.left.marks;
         let speakers = self.speakers.iter().filter(|speaker| match speaker {
             Speaker::Renamed { .. } | Speaker::Hidden { .. } => true,
             Speaker::Elsewhere { .. } => grave && never,
