@@ -310,6 +310,44 @@ pub(crate) fn carrier_loss_in_transition() -> Result<(), Failed> {
     check(stage.count(Counter::PassedAnswer)? > 0, "as an answer")
 }
 
+/// What follows what was withheld is withheld with it, whatever the policy says of it; what was let pass takes
+/// what the message says besides along.
+pub(crate) fn one_of_two() -> Result<(), Failed> {
+    let is_nic = |seen: &Seen| matches!(seen, Seen::Link { name, .. } if ["nic", "other"].contains(&name.as_str()));
+    // One that is up may be renamed since Linux 6.2 only.
+    for (hidden, held, is_down) in [
+        (withhold::ADMIN_DOWN, true, false),
+        (withhold::RENAME, true, true),
+        (withhold::ADMIN_DOWN, false, true),
+        (withhold::CARRIER_LOSS, false, false),
+    ] {
+        let mut stage = Stage::new()?;
+        stage.arm(0)?;
+        let nic = stage.index("nic")?;
+        if is_down {
+            stage.set_up("nic", false)?;
+        }
+        stage.seen()?;
+        stage.programs.set_policy(nic, "nic", hidden, 0)?;
+        match (hidden, held) {
+            (withhold::RENAME, _) => {
+                stage.rename("nic", "other")?;
+                stage.rename("other", "nic")?;
+            }
+            (withhold::ADMIN_DOWN, true) => {
+                stage.set_up("nic", false)?;
+                stage.rename("nic", "other")?;
+            }
+            (withhold::ADMIN_DOWN, false) => stage.rename("nic", "other")?,
+            _ => stage.set_up("nic", false)?,
+        }
+        let seen = stage.seen()?;
+        let told = seen.iter().any(is_nic);
+        check(told != held, format!("hidden {hidden:b}, held {held}: {seen:?}"))?;
+    }
+    Ok(())
+}
+
 pub(crate) fn rename_and_impostor() -> Result<(), Failed> {
     let mut stage = Stage::new()?;
     stage.arm(FREE)?;

@@ -50,6 +50,7 @@ const CASES: &[Case] = &[
     ("a NIC that was taken down stays up to the daemon until it works again", guard::taken_down),
     ("a lost carrier passes outside a transition", guard::carrier_loss_free),
     ("a lost carrier is withheld within a transition", guard::carrier_loss_in_transition),
+    ("of two things of which one is withheld the other goes with it", guard::one_of_two),
     ("a rename and the impostor are withheld", guard::rename_and_impostor),
     ("a bridge's word about its port is withheld", guard::bridge_port),
     ("dumps, answers and unrelated messages pass", guard::dumps_and_answers),

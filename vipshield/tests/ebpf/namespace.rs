@@ -39,6 +39,8 @@ use vipshield_common::{
     },
 };
 
+use super::seeded;
+
 /// However slow the machine, the kernel has said by then what it has to say.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -103,7 +105,7 @@ fn connect(runtime: &Runtime) -> Result<(Handle, u32), Failed> {
 impl Stage {
     /// Moves this thread to a network namespace of its own; each case has its own thread.
     pub(crate) fn new() -> Result<Self, Failed> {
-        Self::with_rules(&super::seeded::table())
+        Self::with_rules(&seeded::table())
     }
 
     /// The same with these rules for the guard.
@@ -141,7 +143,7 @@ impl Stage {
         for group in [1, 5, 9] {
             stage.monitor.add_membership(group)?;
         }
-        let patience = TimeVal::new(i64::try_from(PATIENCE.as_secs())?, 0);
+        let patience = TimeVal::new(i64::try_from(seeded::patience().as_secs())?, 0);
         setsockopt(&stage.socket(), ReceiveTimeout, &patience)?;
         Ok(stage)
     }
@@ -367,7 +369,7 @@ impl Stage {
         &self,
         condition: impl Fn(&Self) -> Result<bool, Failed>,
     ) -> Result<(), Failed> {
-        let patience = monotonic_ns()? + u64::try_from(PATIENCE.as_nanos())?;
+        let patience = monotonic_ns()? + u64::try_from(seeded::patience().as_nanos())?;
         while !condition(self)? {
             if monotonic_ns()? > patience {
                 return Err("waited in vain".into());
@@ -433,7 +435,7 @@ impl Stage {
         let Self { runtime, programs, .. } = self;
         runtime.block_on(async {
             let mut take = |record: &[u8]| reports.extend(bpf::withheld(record));
-            tokio::time::timeout(PATIENCE, programs.reports.read(&mut take)).await??;
+            tokio::time::timeout(seeded::patience(), programs.reports.read(&mut take)).await??;
             // They come in batches.
             let now = Duration::ZERO;
             while let Ok(read) = tokio::time::timeout(now, programs.reports.read(&mut take)).await {
