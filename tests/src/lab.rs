@@ -296,6 +296,16 @@ impl Lab {
         if plugged { self.lan.rtnl.up(index) } else { self.lan.rtnl.down(index) }
     }
 
+    /// Let a node reach no other host that is isolated too (bridge(8), `isolated`), or every host again.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn isolate(&self, number: usize, so: bool) -> Result<()> {
+        let port = port_name(&self.node(number)?.host.name);
+        let state = if so { "on" } else { "off" };
+        self.lan.shell(&format!("bridge link set dev {port} isolated {state}"))
+    }
+
     /// Take the first node's bridge away, whatever is in it.
     ///
     /// # Errors

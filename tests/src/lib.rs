@@ -25,6 +25,7 @@ pub mod order;
 pub mod pretender;
 pub mod process;
 pub mod release;
+pub mod prometheus;
 pub mod report;
 pub mod rtnl;
 pub mod rundir;

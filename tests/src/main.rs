@@ -166,6 +166,9 @@ enum Shield {
 }
 
 fn main() -> ExitCode {
+    /// The program that is Prometheus, for the scenarios in which it looks on.
+    #[arg(long, value_name = "PROGRAM")]
+    prometheus: Option<PathBuf>,
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let cli = Cli::parse();
     clock::set_slow(cli.slow);
@@ -364,6 +367,7 @@ async fn run_all(
 
 /// One measured run of a scenario, as it is written to a file.
 #[derive(serde::Serialize)]
+        prometheus: common.prometheus,
 struct Measured<'a> {
     scenario: &'a str,
     #[serde(flatten)]

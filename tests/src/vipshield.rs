@@ -111,11 +111,12 @@ impl Vipshield {
             None => run.args(["run", "--socket"]),
         };
         let nic = nic.filter(|_| how.file.is_none());
+        let metrics = how.metrics.unwrap_or("off");
         let daemon = run
             .arg(&socket)
             .args(if how.keeps { &[][..] } else { &["--on-stop", "release"] })
             .args(how.instance.map(|instance| ["--instance", instance]).into_iter().flatten())
-            .args(nic.map(|nic| ["--interface", nic, "--metrics", "off"]).into_iter().flatten())
+            .args(nic.map(|nic| ["--interface", nic, "--metrics", metrics]).into_iter().flatten())
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()))
             .inside(namespace)
             .start(&node.dir.join("vipshield.log"), epoch)?;

@@ -226,10 +226,10 @@ fn survey(parts: &[Part]) -> Vec<Finding> {
     }
     if parts.contains(&Part::Lint) {
         findings.push(Finding {
-            name: "promtool".to_owned(),
+            name: "Prometheus and promtool".to_owned(),
             source: "Debian package prometheus, unpacked".to_owned(),
             why: "tries alerts out",
-            there: promtool::cached().is_some(),
+            there: promtool::cached().is_some() && promtool::server().is_some(),
         });
     }
     if parts.contains(&Part::Releases) {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 
-use crate::setup::{self, Part, kernel, kube_ovn, releases};
+use crate::setup::{self, Part, kernel, kube_ovn, promtool, releases};
 use crate::tally::Tally;
 use crate::vm::{
     EBPF_TEST, LabRun, Machine, Outcome, SEQUENCES, TIME_LIMIT, run_programs, run_trial,
@@ -192,6 +192,9 @@ fn lab(options: &Options) -> Result<Tally> {
         lab.args(["--keepalived", keepalived]);
     }
     lab.arg("--releases").arg(releases::directory()?);
+    if let Some(prometheus) = promtool::server() {
+        lab.arg("--prometheus").arg(prometheus);
+    }
     lab.arg("--vipshield")
         .arg(workspace::release(build::VIPSHIELD)?)
         .arg("--json")

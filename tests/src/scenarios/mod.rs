@@ -27,6 +27,7 @@ mod neighbours;
 mod owners;
 mod page;
 mod pods;
+mod prometheus;
 mod real_failures;
 mod releases;
 mod restarts;
@@ -66,6 +67,8 @@ pub struct Context {
     pub releases: Option<PathBuf>,
     /// The program that is Kube-OVN's own daemon, where there is one.
     pub kube_ovn: Option<PathBuf>,
+    /// The program that is Prometheus, where there is one.
+    pub prometheus: Option<PathBuf>,
     /// How often a measured sequence is repeated.
     pub runs: u32,
     /// Where logs are copied, a directory per scenario.
@@ -93,6 +96,8 @@ pub struct Scenario {
     only: Option<DatapathKind>,
     /// Who takes the NIC in it.
     enslaver: Enslaver,
+    /// Whether Prometheus looks on.
+    scraped: bool,
     /// The release whose keepalived it is about.
     release: Option<&'static str>,
     /// What else has to be there.
@@ -117,6 +122,7 @@ impl Scenario {
             shape: NicShape::Plain,
             only: None,
             enslaver: Enslaver::Replay,
+            scraped: false,
             release: None,
             needs: || Ok(()),
             work,
@@ -146,6 +152,9 @@ impl Scenario {
             return Some(
                 "Kube-OVN's own daemon is not there: `cargo xtask setup` builds it".to_owned(),
             );
+        }
+        if self.scraped && context.prometheus.is_none() {
+            return Some("Prometheus is not there: `cargo xtask setup` fetches it".to_owned());
         }
         if let Err(error) = (self.needs)() {
             return Some(format!("{error:#}"));
@@ -241,6 +250,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(page::scenarios());
     all.extend(pods::scenarios());
     all.extend(many::scenarios());
+    all.extend(prometheus::scenarios());
     all.extend(real_failures::scenarios());
     all.extend(restarts::scenarios());
     all.extend(releases::scenarios());

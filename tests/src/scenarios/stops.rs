@@ -19,8 +19,14 @@ use crate::vipshield::Vipshield;
 use crate::witness::timeline::Window;
 
 /// What it may keep, it keeps; and it has no capability but those it needs.
-pub(super) const SHIELD: ShieldConfig =
-    ShieldConfig { keeps: true, least_privilege: true, apart: false, instance: None, file: None };
+pub(super) const SHIELD: ShieldConfig = ShieldConfig {
+    keeps: true,
+    least_privilege: true,
+    apart: false,
+    instance: None,
+    file: None,
+    metrics: None,
+};
 /// How long nothing runs in place of vipshield.
 const WITHOUT: Duration = Duration::from_secs(10);
 const LONG_WITHOUT: Duration = Duration::from_mins(1);
