@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
-use crate::{build, statically, workspace};
+use crate::{build, sbom, statically, workspace};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// The beginning of time.
@@ -32,6 +32,7 @@ pub(crate) fn run() -> Result<()> {
     fs::write(&path, &image.archive).with_context(|| path.display().to_string())?;
     println!("image: {} ({} KiB)", path.display(), image.archive.len() >> 10);
     println!("image: {}", image.digest);
+    sbom::write(&path, &bytes)?;
     println!(
         "image: `ctr -n k8s.io images import`, `podman load -i` or `skopeo copy oci-archive:` takes it"
     );
@@ -155,7 +156,8 @@ fn header(kind: EntryType, mode: u32, size: u64) -> Header {
     header
 }
 
-fn digest(bytes: &[u8]) -> String {
+/// As registries write it: the algorithm, a colon, and so many digits.
+pub(crate) fn digest(bytes: &[u8]) -> String {
     let hex =
         Sha256::digest(bytes).iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     format!("sha256:{hex}")

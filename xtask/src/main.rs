@@ -11,6 +11,7 @@ mod docs;
 mod image;
 mod lint;
 mod package;
+mod sbom;
 mod setup;
 mod shell;
 mod statically;

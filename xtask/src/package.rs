@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use flate2::{Compression, GzBuilder};
 
-use crate::{build, shell, statically, workspace};
+use crate::{build, sbom, shell, statically, workspace};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// `dpkg-deb` takes no other time into the archive (`dpkg-deb(1)`).
@@ -70,7 +70,7 @@ pub(crate) fn run() -> Result<()> {
             .env("SOURCE_DATE_EPOCH", EPOCH),
     )?;
     println!("package: {}", package.display());
-    Ok(())
+    sbom::write(&package, &bytes)
 }
 
 fn control(kib: u64) -> String {
