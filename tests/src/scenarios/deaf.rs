@@ -62,7 +62,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     [Way::Multicast, Way::Unicast].map(scenario).into()
 }
 
-fn available() -> Result<()> {
+fn available(_: &Context) -> Result<()> {
     let run = RunDir::create()?;
     let made = Host::create(&run, "probe")?.shell(&format!("nft add table {TABLE}"));
     made.map_err(|error| anyhow!("neither nft nor nf_tables makes a firewall here ({error})"))

@@ -96,12 +96,10 @@ pub struct Scenario {
     only: Option<DatapathKind>,
     /// Who takes the NIC in it.
     enslaver: Enslaver,
-    /// Whether Prometheus looks on.
-    scraped: bool,
     /// The release whose keepalived it is about.
     release: Option<&'static str>,
     /// What else has to be there.
-    needs: fn() -> Result<()>,
+    needs: fn(&Context) -> Result<()>,
     work: Box<dyn Fn(Context) -> Work>,
 }
 
@@ -122,9 +120,8 @@ impl Scenario {
             shape: NicShape::Plain,
             only: None,
             enslaver: Enslaver::Replay,
-            scraped: false,
             release: None,
-            needs: || Ok(()),
+            needs: |_| Ok(()),
             work,
         }
     }
@@ -153,10 +150,7 @@ impl Scenario {
                 "Kube-OVN's own daemon is not there: `cargo xtask setup` builds it".to_owned(),
             );
         }
-        if self.scraped && context.prometheus.is_none() {
-            return Some("Prometheus is not there: `cargo xtask setup` fetches it".to_owned());
-        }
-        if let Err(error) = (self.needs)() {
+        if let Err(error) = (self.needs)(context) {
             return Some(format!("{error:#}"));
         }
         (self.shielded && !context.vipshield.exists())
