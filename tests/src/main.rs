@@ -143,6 +143,9 @@ struct Common {
     /// The program that is Kube-OVN's own daemon: in a demo it takes the NIC in place of the replay.
     #[arg(long, value_name = "PROGRAM")]
     kube_ovn: Option<PathBuf>,
+    /// The program that is Prometheus, for the scenarios in which it looks on.
+    #[arg(long, value_name = "PROGRAM")]
+    prometheus: Option<PathBuf>,
     /// Write the results here, as a JSON array.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -166,9 +169,6 @@ enum Shield {
 }
 
 fn main() -> ExitCode {
-    /// The program that is Prometheus, for the scenarios in which it looks on.
-    #[arg(long, value_name = "PROGRAM")]
-    prometheus: Option<PathBuf>,
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
     let cli = Cli::parse();
     clock::set_slow(cli.slow);
@@ -334,6 +334,7 @@ async fn run_all(
         vipshield: vipshield_program(common.vipshield)?,
         releases: common.releases,
         kube_ovn: common.kube_ovn,
+        prometheus: common.prometheus,
         runs: common.runs,
         logs: common.logs,
     };
@@ -367,7 +368,6 @@ async fn run_all(
 
 /// One measured run of a scenario, as it is written to a file.
 #[derive(serde::Serialize)]
-        prometheus: common.prometheus,
 struct Measured<'a> {
     scenario: &'a str,
     #[serde(flatten)]
