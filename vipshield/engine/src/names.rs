@@ -87,15 +87,16 @@ impl Engine {
             .flat_map(|daemon| &daemon.vrrp)
             .map(|socket| socket.id)
             .collect();
+        let moved_on = self.at_home_elsewhere();
         let names = &mut self.names;
         (names.bereft, names.mute) = lasting(&names.bereft, bereft, now);
         (names.suspects, names.alone) = lasting(&names.suspects, halves, now);
         let lacks = |on: &On| names.bereft.contains_key(on);
         self.told.retain_names(|pid| old.contains(&pid), &sockets, lacks);
         let found = new.into_iter().flat_map(|pid| astray.iter().map(move |nic| (pid, *nic)));
-        // One that was there before vipshield, and has no socket on the NIC any more, was told while
-        // nobody withheld it.
-        let knows = |on: &On| names.looked || !speak_now.contains(on);
+        // One that was there before vipshield, and has no socket on the NIC any more, or opened them on the
+        // bridge that has its name, was told while nobody withheld it.
+        let knows = |on: &On| names.looked || !speak_now.contains(on) || moved_on.contains(on);
         self.told.know_names(found.filter(knows));
         names.looked = true;
     }
@@ -143,6 +144,21 @@ impl Engine {
                 .collect::<Vec<On>>()
         };
         daemons.values().flat_map(on).collect()
+    }
+
+    /// Which daemons have joined VRRP's group on the bridge that has the name of which NIC: they asked for it
+    /// by its number, which nothing but its name has told them.
+    fn at_home_elsewhere(&self) -> BTreeSet<On> {
+        let bridges = self
+            .renamed()
+            .filter_map(|nic| Some((nic.ifindex, bridge_in_place(nic, &self.world)?.0)));
+        let on = |(nic, bridge): (u32, u32)| {
+            let daemons = self.world.daemons.values();
+            let there = daemons
+                .filter(move |daemon| daemon.vrrp.iter().any(|socket| socket.home == Some(bridge)));
+            there.map(move |daemon| (daemon.pid, nic))
+        };
+        bridges.flat_map(on).collect()
     }
 
     /// VRRP sockets of which a daemon has an odd number on a NIC. keepalived opens them in pairs, to

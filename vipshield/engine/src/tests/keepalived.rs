@@ -21,6 +21,8 @@ pub(super) struct Keepalived {
     pub(super) listened: Filter,
     /// Where its two VRRP sockets are bound.
     pub(super) bound: [u32; 2],
+    /// Where they have joined VRRP's group, if that is told.
+    pub(super) joined: Option<u32>,
     /// The second of them, from which it sends, was refused.
     pub(super) mute: bool,
     /// It has none at all: it knows of no interface of that name, or nothing had it when it opened
@@ -42,6 +44,7 @@ impl Keepalived {
             filter: Filter::None,
             listened: Filter::None,
             bound,
+            joined: None,
             mute: false,
             unbound: false,
             closed: false,
@@ -60,6 +63,7 @@ impl Keepalived {
             && self.interface() != Some(by_name)
             && !opening.is_some_and(|opening| opening.bearers.contains(&by_name));
         self.bound = [by_name; 2];
+        self.joined = self.joined.and(self.interface());
         self.opened += 1;
     }
 
@@ -110,7 +114,7 @@ impl Keepalived {
                 },
                 family: Family::Ipv4,
                 bound: Some(*bound).filter(|_| !self.unbound || fd == RECEIVES),
-                home: None,
+                home: self.joined,
                 multicast: None,
                 group: None,
                 sends: fd != RECEIVES,

@@ -425,3 +425,21 @@ fn what_a_daemon_heard_right_before_it_was_guarded_is_put_right() {
         );
     }
 }
+
+/// Killed in mid-exchange, and begun again behind it: meanwhile the daemon has heard that the bridge has its NIC's
+/// name now, and opened its sockets there. Of the bridge's addresses it heard when it did not look there.
+#[test]
+fn a_daemon_that_has_heard_of_names_while_nobody_guarded_is_shown_its_address() {
+    for (sequence, datapath, killed) in every_step().filter(|(s, ..)| *s == Sequence::Exchange) {
+        let mut bench = ready_for(sequence, datapath);
+        bench.daemon.iter_mut().for_each(|daemon| daemon.joined = Some(NIC_INDEX));
+        bench.scan();
+        let steps = bench.steps(sequence);
+        bench.run(&steps[..killed]);
+        bench.kill_engine();
+        bench.run(&steps[killed..]);
+        bench.begin();
+        bench.advance(5 * DEADLINE);
+        is_well(&bench, &format!("on {datapath:?}, killed at {killed} of {}", steps.len()));
+    }
+}
