@@ -423,11 +423,13 @@ impl Engine {
         }
     }
 
-    /// What rules of one's own let the guard pass about a NIC.
+    /// What the guard lets pass about a NIC because its daemons know it, or by rules of one's own.
     fn let_pass(&mut self, ifindex: u32) {
         let passes = self.nics.get(&ifindex).map(|nic| self.own_passes(nic));
+        let names_known = self.nics.get(&ifindex).is_some_and(|nic| self.know_names(nic));
         if let Some((nic, passes)) = self.nics.get_mut(&ifindex).zip(passes) {
             nic.passes = passes;
+            nic.names_known = names_known;
         }
     }
 

@@ -237,6 +237,14 @@ impl Engine {
         }
     }
 
+    /// Whether all daemons that use a NIC know what is called how, and it is not as it was.
+    pub(super) fn know_names(&self, nic: &Nic) -> bool {
+        let mut users = self.users(nic).peekable();
+        !nic.is_home()
+            && users.peek().is_some()
+            && users.all(|daemon| self.told.knows_name((daemon.pid, nic.ifindex)))
+    }
+
     /// All daemons are being told what a NIC is called.
     pub(super) fn all_informed(&mut self, nic: u32) {
         self.told.know_names(self.world.daemons.keys().map(|pid| (*pid, nic)));

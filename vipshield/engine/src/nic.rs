@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use vipshield_common::guard::passes;
+use vipshield_common::{guard::passes, rule::Rule};
 
 use self::passage::Passage;
 pub use self::transitions::{BOUNDS, Transitions};
@@ -26,7 +26,7 @@ use super::{
     carry::Route,
     in_force::InForce,
     phase::{self, Phase, Signs},
-    rules::{self, Standing, TELLING, Telling, WHEREABOUTS, Whereabouts, word},
+    rules::{self, Standing, TELLING, Telling, WHEREABOUTS, Whereabouts, Withholds, word},
     world::{Address, Family, Link, SocketId, World},
 };
 
@@ -90,6 +90,8 @@ pub(super) struct Nic {
     settles_until: Option<Duration>,
     /// It is not called as the daemons know it.
     renamed: bool,
+    /// All daemons that use it know what is called how.
+    pub(super) names_known: bool,
     /// What rules of one's own let the guard pass, as last asked for: bits of [`passes`].
     pub(super) passes: u32,
     /// Messages withheld since the phase was last free, bridged or down.
@@ -155,6 +157,7 @@ impl Nic {
             passes: 0,
             settles_until: None,
             renamed: false,
+            names_known: false,
             withheld: 0,
             released: 0,
             transition_since: now,
@@ -321,12 +324,16 @@ impl Nic {
 
     /// The rule by which the guard withholds what it is to.
     pub(super) fn policy_rule(&self) -> &'static str {
-        self.phase.policy(self.settles_until.is_some()).name
+        self.policy().name
+    }
+
+    fn policy(&self) -> &'static Rule<Withholds> {
+        self.phase.policy(self.settles_until.is_some(), self.names_known)
     }
 
     /// What the guard is to withhold.
     pub(super) fn withhold(&self) -> u32 {
-        self.phase.withhold(self.settles_until.is_some())
+        self.policy().then.0
     }
 
     fn signs(&self, world: &World, link: Option<&Link>) -> Signs {

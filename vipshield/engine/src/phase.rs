@@ -40,14 +40,18 @@ impl Phase {
     /// NIC is down, or was a moment ago.
     #[must_use]
     pub fn withhold(self, settles: bool) -> u32 {
-        self.policy(settles).then.0
+        self.policy(settles, false).then.0
     }
 
     /// The rule by which that is so.
-    pub(super) fn policy(self, settles: bool) -> &'static Rule<Withholds> {
-        use facts::policy::{MOVING, SETTLES, TOLD};
-        let facts =
-            word([(TOLD, self == Self::Down), (MOVING, self.is_transition()), (SETTLES, settles)]);
+    pub(super) fn policy(self, settles: bool, names_known: bool) -> &'static Rule<Withholds> {
+        use facts::policy::{MOVING, NAMES_KNOWN, SETTLES, TOLD};
+        let facts = word([
+            (TOLD, self == Self::Down),
+            (MOVING, self.is_transition()),
+            (SETTLES, settles),
+            (NAMES_KNOWN, names_known),
+        ]);
         POLICY.decide(facts)
     }
 }

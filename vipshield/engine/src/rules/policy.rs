@@ -4,7 +4,7 @@ use std::fmt;
 
 use vipshield_common::{guard::withhold, rule::When};
 
-use self::facts::{MOVING, SETTLES, TOLD};
+use self::facts::{MOVING, NAMES_KNOWN, SETTLES, TOLD};
 use super::{Table, rule};
 
 /// See [`POLICY`].
@@ -16,6 +16,8 @@ pub(crate) mod facts {
         MOVING => "phase leaving or returning";
         /// It is down, or was a moment ago.
         SETTLES => "taken down a moment ago";
+        /// All daemons that use it take the bridge that has its name for their interface.
+        NAMES_KNOWN => "its daemons use the bridge by its name";
     }
 }
 
@@ -50,6 +52,13 @@ pub(crate) static POLICY: Table<Withholds> = Table {
             When::all(TOLD),
             Withholds(withhold::ADDRESS_REMOVAL),
             "From a failure on the daemons learn what the link does, and what has its name.",
+        ),
+        rule(
+            "names-known",
+            When::all(NAMES_KNOWN),
+            Withholds(withhold::ADDRESS_REMOVAL),
+            "To them the bridge is the interface: that it goes down, or goes away, is true and has to be known, or \
+             they take what has the name next for one that never failed.",
         ),
         rule("moving", When::all(MOVING), ALL, "All of it goes and comes back within a move."),
         rule(

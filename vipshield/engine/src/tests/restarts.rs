@@ -443,3 +443,34 @@ fn a_daemon_that_has_heard_of_names_while_nobody_guarded_is_shown_its_address() 
         is_well(&bench, &format!("on {datapath:?}, killed at {killed} of {}", steps.len()));
     }
 }
+
+/// It is the interface to such a daemon: keepalived 2.2.7 that hears of the next one of that name, and not of the end of
+/// this one, counts one reason to fail too few, and heeds no failure from then on.
+#[test]
+fn a_daemon_that_uses_the_bridge_hears_of_its_end() {
+    for datapath in Datapath::ALL {
+        let mut bench = ready_for(Sequence::Exchange, datapath);
+        bench.daemon.iter_mut().for_each(|daemon| daemon.joined = Some(NIC_INDEX));
+        bench.scan();
+        bench.kill_engine();
+        bench.sequence(Sequence::Exchange);
+        bench.begin();
+        bench.advance(5 * DEADLINE);
+        let bridge = bench.keepalived().interface().unwrap();
+        assert_ne!(bridge, NIC_INDEX, "{datapath:?}");
+        for step in bench.steps(Sequence::Unexchange) {
+            bench.advance(step.takes);
+            bench.change(&step.op);
+            let gone = !bench.node.links.contains_key(&bridge);
+            let heard = !bench.keepalived().view.links.contains_key(&bridge);
+            assert_eq!(heard, gone, "{datapath:?} at {step:?}");
+        }
+        bench.scan();
+        bench.advance(5 * DEADLINE);
+        is_well(&bench, &format!("{datapath:?}"));
+        assert_eq!(bench.phase(), Phase::Free, "{datapath:?}");
+        assert!(
+            bench.guard.policies.values().all(|(_, bits, _)| *bits == Phase::Free.withhold(false))
+        );
+    }
+}

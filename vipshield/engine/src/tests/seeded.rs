@@ -14,6 +14,7 @@ const WITHOUT: &str = "VIPSHIELD_WITHOUT_RULE";
 /// By rule, the test that fails without it.
 const CAUGHT: &[(&str, &str)] = &[
     ("policy/failed", "failures::of_a_link_that_failed_all_is_seen"),
+    ("policy/names-known", "restarts::a_daemon_that_uses_the_bridge_hears_of_its_end"),
     ("policy/moving", "scenarios::a_lost_carrier_is_hidden_in_transitions_only"),
     (
         "policy/carrier-settles",
