@@ -175,7 +175,8 @@ fn summary(place: Place, times: &[Times]) -> Figures {
     }
 }
 
-fn spread(values: impl Iterator<Item = f64>) -> Spread {
+/// Of times, in milliseconds.
+pub(crate) fn spread(values: impl Iterator<Item = f64>) -> Spread {
     let mut values: Vec<_> = values.collect();
     values.sort_by(f64::total_cmp);
     // The smallest value that so many in a hundred do not exceed.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -10,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use vipshield_lab::case::Case;
 use vipshield_lab::clock;
 use vipshield_lab::config::{DatapathKind, Taken};
+use vipshield_lab::footprint;
 use vipshield_lab::give_up;
 use vipshield_lab::measure::{self, Role, RunResult, RunSpec};
 use vipshield_lab::pretender::{self, Pretence};
@@ -42,6 +44,8 @@ enum Command {
     Demo(Demo),
     /// Measure how soon the VIP is gone once keepalived gives it up.
     GiveUp(GiveUp),
+    /// Measure what vipshield takes of a node on which nothing happens, and how soon it guards.
+    Footprint(Footprint),
     /// Play a case, and say whether it holds (docs/CASES.md).
     Case(OneCase),
     /// List the scenarios.
@@ -87,6 +91,25 @@ struct GiveUp {
     #[arg(long)]
     vipshield: Option<PathBuf>,
     /// Write the results here, as a JSON array.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Footprint {
+    /// What takes the NIC.
+    #[arg(long, value_enum, default_value_t = DatapathKind::Bridge)]
+    datapath: DatapathKind,
+    /// How often each is started.
+    #[arg(long, default_value_t = 10)]
+    starts: usize,
+    /// For how long both are looked at with the NIC free, and as long with it a port.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// vipshield's program [default: beside this one].
+    #[arg(long)]
+    vipshield: Option<PathBuf>,
+    /// Write the results here, as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
 }
@@ -196,6 +219,7 @@ async fn until_told_to_stop(command: Command) -> Result<ExitCode> {
         match command {
             Command::Demo(demo) => run_demo(demo).await,
             Command::GiveUp(options) => run_give_up(options).await,
+            Command::Footprint(options) => run_footprint(options).await,
             Command::Case(case) => run_case(case).await,
             Command::List => Ok(list()),
             Command::Test(test) => run_test(test).await,
@@ -286,6 +310,15 @@ async fn run_give_up(options: GiveUp) -> Result<ExitCode> {
     let figures = give_up::measure(options.datapath, &program, options.runs).await?;
     print!("{}", give_up::table(&figures));
     write_json(options.json.as_deref(), &figures)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_footprint(options: Footprint) -> Result<ExitCode> {
+    let program = vipshield_program(options.vipshield)?;
+    let window = Duration::from_secs(options.seconds);
+    let found = footprint::measure(options.datapath, &program, options.starts, window).await?;
+    print!("{}", footprint::table(&found));
+    write_json(options.json.as_deref(), &found)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -31,6 +31,8 @@ enum Subject {
     GiveUp,
     /// What a sequence costs the traffic, without vipshield and with it
     Sequences,
+    /// What vipshield takes of a node on which nothing happens, and how soon it guards
+    Process,
 }
 
 /// Options of `bench`.
@@ -45,6 +47,9 @@ pub(crate) struct Options {
     /// How often the VIP is given up with the NIC a port; a quarter as often with the NIC free
     #[arg(long, value_name = "N", default_value_t = 200)]
     give_ups: u32,
+    /// For how long vipshield is looked at with the NIC free, and as long with it a port
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    seconds: u64,
     /// Sequences, separated by commas: bind, unbind, exchange, unexchange, or all
     #[arg(long, default_value = "bind,unbind")]
     sequence: String,
@@ -108,12 +113,25 @@ impl Options {
                 println!("\nbench: sequences, 1,000 probes a second");
                 self.sequences(&json("bench-sequences.json")?)
             }
+            Subject::Process => {
+                println!("\nbench: vipshield and keepalived on a node on which nothing happens");
+                self.process(&json("bench-process.json")?)
+            }
         }
     }
 
     fn give_up(&self, json: &Path) -> Result<()> {
         let mut lab = Command::new(workspace::release(build::LAB)?);
         lab.args(["give-up", "--runs", &self.give_ups.to_string(), "--vipshield"])
+            .arg(workspace::release(build::VIPSHIELD)?)
+            .arg("--json")
+            .arg(json);
+        shell::run(&mut lab)
+    }
+
+    fn process(&self, json: &Path) -> Result<()> {
+        let mut lab = Command::new(workspace::release(build::LAB)?);
+        lab.args(["footprint", "--seconds", &self.seconds.to_string(), "--vipshield"])
             .arg(workspace::release(build::VIPSHIELD)?)
             .arg("--json")
             .arg(json);

@@ -213,6 +213,18 @@ mod tests {
         assert!(!document.to_string().contains("path+file"), "the directory of who built it");
     }
 
+    #[test]
+    fn it_is_beside_the_archive_and_says_of_which_binary_it_is() {
+        let directory = std::env::temp_dir().join(format!("vipshield-sbom-{}", std::process::id()));
+        fs::create_dir_all(&directory).unwrap();
+        write(&directory.join("one.oci.tar"), b"the binary").unwrap();
+        let text = fs::read(directory.join("one.oci.tar.cdx.json")).unwrap();
+        fs::remove_dir_all(&directory).unwrap();
+        let document: Value = serde_json::from_slice(&text).unwrap();
+        let said = document["metadata"]["component"]["hashes"][0]["content"].as_str().unwrap();
+        assert_eq!(format!("sha256:{said}"), image::digest(b"the binary"));
+    }
+
     /// From the binary down to every crate there is a way.
     #[test]
     fn every_crate_is_somebodys_dependency() {

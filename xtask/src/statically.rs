@@ -11,9 +11,6 @@ use crate::{build, shell, workspace};
 /// musl is linked in; rustup has it for its own toolchains.
 pub(crate) const TARGET: &str = "x86_64-unknown-linux-musl";
 
-/// What cargo would otherwise make of the release profile.
-const STRIP: &str = "profile.release.strip=\"symbols\"";
-
 /// Builds it. Returns where it is.
 pub(crate) fn build() -> Result<PathBuf> {
     setup::ensure(&[Part::Build])?;
@@ -34,7 +31,6 @@ pub(crate) fn build() -> Result<PathBuf> {
     shell::run(
         workspace::cargo()?
             .args(["build", "--release", "--package", build::VIPSHIELD, "--target", TARGET])
-            .args(["--config", STRIP])
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f")),
     )?;
     Ok(workspace::target()?.join(TARGET).join("release").join(build::VIPSHIELD))

@@ -4,7 +4,7 @@
 //! Rust's compiler writes no CO-RE relocations, so the offsets that a program needs are handed to it
 //! as a constant.
 
-use std::{fs, io};
+use std::{collections::BTreeMap, fs, io};
 
 use vipshield_common::tasks::Credentials;
 
@@ -18,13 +18,22 @@ const TYPE_WORDS: usize = 3;
 const MEMBER_WORDS: usize = 3;
 const KIND_STRUCT: u32 = 4;
 
+/// The structures of which anything is asked. There are a hundred thousand types: they are walked over once.
+const ASKED: [&str; 6] =
+    ["cred", "net", "net_device", "ns_common", "task_struct", "user_namespace"];
+
 /// Types in BTF.
-pub(super) struct Types(Vec<u8>);
+pub(super) struct Types {
+    btf: Vec<u8>,
+    structures: BTreeMap<&'static str, usize>,
+}
 
 impl Types {
     /// Those of the running kernel.
     pub(super) fn of_kernel() -> io::Result<Self> {
-        fs::read(KERNEL).map(Self)
+        let btf = fs::read(KERNEL)?;
+        let structures = Parts::of(&btf).map(|parts| parts.find(&ASKED)).unwrap_or_default();
+        Ok(Self { btf, structures })
     }
 
     /// Where the kernel keeps what a task may do.
@@ -37,45 +46,81 @@ impl Types {
         })
     }
 
-    /// Bytes from the start of structure `of` to its member `name`.
+    /// Bytes from the start of structure `of`, one of those [asked](ASKED) of, to its member `name`.
     pub(super) fn offset(&self, of: &str, name: &str) -> Option<u32> {
-        offset(&self.0, of, name)
+        Parts::of(&self.btf)?.member(*self.structures.get(of)?, name)
     }
 }
 
-/// The same from BTF in the byte order of this machine; none for what is not there, is a bit
-/// field, or cannot be understood.
-fn offset(btf: &[u8], of: &str, name: &str) -> Option<u32> {
-    let magic = u16::from_ne_bytes(*btf.first_chunk()?);
-    let header = btf.get(WORD..)?;
-    let at = |index| word(header, index).map(|value| value as usize);
-    let (length, types, types_length) = (at(0)?, at(1)?, at(2)?);
-    let (strings, strings_length) = (at(3)?, at(4)?);
-    let body = btf.get(length..).filter(|_| magic == MAGIC)?;
-    let types = body.get(types..types.checked_add(types_length)?)?;
-    let strings = body.get(strings..strings.checked_add(strings_length)?)?;
-    let named = |offset: u32, wanted: &str| {
-        let rest = strings.get(offset as usize..).unwrap_or_default();
-        rest.strip_prefix(wanted.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
-    };
-    let mut rest = types;
-    while !rest.is_empty() {
-        let (name_at, info) = (word(rest, 0)?, word(rest, 1)?);
-        let (kind, count) = (info >> 24 & 0x1f, (info & 0xffff) as usize);
-        let members = rest.get(TYPE_WORDS * WORD..)?;
-        if kind == KIND_STRUCT && named(name_at, of) {
-            let member = (0..count).find_map(|index| {
-                let member = members.get(index * MEMBER_WORDS * WORD..)?;
-                named(word(member, 0)?, name).then(|| word(member, 2)).flatten()
-            })?;
-            // With the kind's flag set, the upper byte is the size of a bit field.
-            let (bits, field) =
-                if info >> 31 == 1 { (member & 0x00ff_ffff, member >> 24) } else { (member, 0) };
-            return (field == 0 && bits % 8 == 0).then_some(bits / 8);
-        }
-        rest = members.get(extra_words(kind, count)? * WORD..)?;
+/// What BTF in the byte order of this machine consists of.
+struct Parts<'a> {
+    types: &'a [u8],
+    strings: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    fn of(btf: &'a [u8]) -> Option<Self> {
+        let magic = u16::from_ne_bytes(*btf.first_chunk()?);
+        let header = btf.get(WORD..)?;
+        let at = |index| word(header, index).map(|value| value as usize);
+        let (length, types, types_length) = (at(0)?, at(1)?, at(2)?);
+        let (strings, strings_length) = (at(3)?, at(4)?);
+        let body = btf.get(length..).filter(|_| magic == MAGIC)?;
+        Some(Self {
+            types: body.get(types..types.checked_add(types_length)?)?,
+            strings: body.get(strings..strings.checked_add(strings_length)?)?,
+        })
     }
-    None
+
+    fn named(&self, offset: u32, wanted: &str) -> bool {
+        let rest = self.strings.get(offset as usize..).unwrap_or_default();
+        rest.strip_prefix(wanted.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+    }
+
+    /// Where the first structures of these names are among the types; without those that are not there, or
+    /// behind what cannot be understood.
+    fn find<'n>(&self, names: &[&'n str]) -> BTreeMap<&'n str, usize> {
+        let mut found = BTreeMap::new();
+        let mut rest = self.types;
+        while found.len() < names.len()
+            && let (Some(name_at), Some(info)) = (word(rest, 0), word(rest, 1))
+        {
+            let (kind, count) = (kind(info), members(info));
+            if kind == KIND_STRUCT
+                && let Some(name) = names.iter().find(|name| self.named(name_at, name))
+            {
+                found.entry(*name).or_insert(self.types.len().saturating_sub(rest.len()));
+            }
+            let next = extra_words(kind, count)
+                .and_then(|extra| rest.get((TYPE_WORDS + extra).checked_mul(WORD)?..));
+            let Some(next) = next else { break };
+            rest = next;
+        }
+        found
+    }
+
+    /// Bytes to the member of this name of the structure there; none for what is not there, or is a bit field.
+    fn member(&self, structure: usize, name: &str) -> Option<u32> {
+        let rest = self.types.get(structure..)?;
+        let info = word(rest, 1)?;
+        let all = rest.get(TYPE_WORDS * WORD..)?;
+        let member = (0..members(info)).find_map(|index| {
+            let member = all.get(index * MEMBER_WORDS * WORD..)?;
+            self.named(word(member, 0)?, name).then(|| word(member, 2)).flatten()
+        })?;
+        // With the kind's flag set, the upper byte is the size of a bit field.
+        let (bits, field) =
+            if info >> 31 == 1 { (member & 0x00ff_ffff, member >> 24) } else { (member, 0) };
+        (field == 0 && bits % 8 == 0).then_some(bits / 8)
+    }
+}
+
+const fn kind(info: u32) -> u32 {
+    info >> 24 & 0x1f
+}
+
+const fn members(info: u32) -> usize {
+    (info & 0xffff) as usize
 }
 
 /// What follows a type of this kind; none for a kind that is not known.
@@ -118,6 +163,11 @@ mod tests {
         }
         btf.extend(strings);
         btf
+    }
+
+    fn offset(btf: &[u8], of: &str, name: &str) -> Option<u32> {
+        let parts = Parts::of(btf)?;
+        parts.member(*parts.find(&[of]).get(of)?, name)
     }
 
     #[test]

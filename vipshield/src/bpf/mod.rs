@@ -24,7 +24,8 @@ use vipshield_common::{
     },
     intent::IntentReport,
     maps, programs,
-    tasks::{TASK_COMM_LEN, TaskEvent},
+    shunt::Devices,
+    tasks::{Credentials, TASK_COMM_LEN, TaskEvent},
     watch::FrameReport,
 };
 
@@ -110,6 +111,29 @@ pub struct Programs {
     pub frames: Ring,
 }
 
+/// Has what loading took and needs no more go back to the kernel: glibc keeps what was freed below what is in
+/// use (`malloc_trim(3)`), ten megabytes here. musl keeps nothing that large.
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes no pointer, and gives back free memory only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// What programs are told of the kernel's structures.
+#[derive(Clone, Copy)]
+struct Known {
+    devices: Option<Devices>,
+    credentials: Option<Credentials>,
+}
+
+impl Known {
+    fn of(types: &btf::Types) -> Self {
+        Self { devices: sentry::devices(types), credentials: types.credentials() }
+    }
+}
+
 impl Programs {
     /// Loads everything and attaches the tracepoints. `daemons` are the command names to report.
     ///
@@ -121,32 +145,37 @@ impl Programs {
     /// The same with these rules for the guard; the kernel does not let them be changed later.
     pub fn load_with(daemons: &[String], rules: &[Entry; RULES.len()]) -> Result<Self, BpfError> {
         memlock::lift();
-        let types = btf::Types::of_kernel()
+        // The types themselves are megabytes.
+        let known = btf::Types::of_kernel()
             .inspect_err(|error| log::info!("the kernel does not describe its types: {error}"))
+            .map(|types| Known::of(&types))
             .ok();
-        let loaded = match Self::load_knowing(types.as_ref(), daemons, rules) {
+        let loaded = match Self::load_knowing(known, daemons, rules) {
             // A kernel that is locked down for confidentiality lets programs read nothing of it. They work
             // without.
-            Err(error @ BpfError::Refused { .. }) if types.is_some() => {
+            Err(error @ BpfError::Refused { .. }) if known.is_some() => {
                 log::info!("{}; trying without what it says of its types", causes(&error));
                 Self::load_knowing(None, daemons, rules)
             }
             loaded => loaded,
         };
+        give_back();
         loaded.map_err(probe::explain)
     }
 
     /// The same with what is known of the kernel's types.
     fn load_knowing(
-        types: Option<&btf::Types>,
+        known: Option<Known>,
         daemons: &[String],
         rules: &[Entry; RULES.len()],
     ) -> Result<Self, BpfError> {
         let level = log_level();
-        let devices = types.and_then(sentry::devices);
-        let credentials = types.and_then(btf::Types::credentials);
+        let devices = known.and_then(|known| known.devices);
+        let credentials = known.and_then(|known| known.credentials);
         let namespace = opening::network_namespace();
         let mut loader = EbpfLoader::new();
+        // It has read them too, for relocations that Rust's compiler does not write.
+        loader.btf(None);
         loader.override_global(aya_log::LEVEL, &level, true);
         loader.override_global(constants::GUARD_RULES, rules.as_slice(), true);
         let cpus = nr_cpus().map_err(|(_, error)| BpfError::Cpus(error))?;
@@ -202,7 +231,7 @@ impl Programs {
             classifiers,
             shunts,
             watches,
-            knows_types: types.is_some(),
+            knows_types: known.is_some(),
             port_sentries: PortSentries::new(devices.is_some()),
             openings: Openings::new(&mut ebpf, namespace.is_some())?,
             ebpf,

@@ -2,7 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs::{self, File},
+    io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
@@ -18,6 +19,9 @@ use crate::engine::SocketId;
 
 /// The inode of the initial PID namespace (`linux/proc_ns.h`, Linux 3.8).
 const PROC_PID_INIT_INO: u64 = 0xEFFF_FFFC;
+
+/// As much as the kernel makes of a file of /proc at a time.
+const PAGE: usize = 4096;
 
 /// The daemons could not be looked at. Nothing follows from that of those that were known.
 #[derive(Debug, Error)]
@@ -105,8 +109,15 @@ pub(super) fn seen<T>(path: &Path, look: impl FnOnce(&Path) -> io::Result<T>) ->
 
 /// A name may have any bytes.
 pub(super) fn text(path: &Path) -> Result<String, Unseen> {
-    let bytes = seen(path, |path| fs::read(path))?;
+    let bytes = seen(path, read)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// In one piece as a rule: a file of /proc says that it is empty, and would be read some bytes at a time.
+pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(PAGE);
+    File::open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// None: it is no socket, or closed by now.

@@ -12,7 +12,7 @@ use std::{
 use log::debug;
 
 use super::{
-    proc::{Unseen, is_first_pid_namespace, processes, seen, socket_id},
+    proc::{Unseen, is_first_pid_namespace, processes, read, seen, socket_id},
     scan::{IPPROTO_VRRP, Scope},
 };
 use crate::engine::{Daemon, Speaker};
@@ -193,8 +193,10 @@ fn sockets_of(pid: u32) -> Result<BTreeSet<u64>, Unseen> {
 fn vrrp_sockets() -> io::Result<BTreeSet<u64>> {
     let mut inodes = BTreeSet::new();
     for table in ["/proc/thread-self/net/raw", "/proc/thread-self/net/raw6"] {
-        match fs::read_to_string(Path::new(table)) {
-            Ok(text) => inodes.extend(text.lines().filter_map(vrrp_socket)),
+        match read(Path::new(table)) {
+            Ok(text) => {
+                inodes.extend(String::from_utf8_lossy(&text).lines().filter_map(vrrp_socket));
+            }
             // A kernel without IPv6.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader, BufWriter, Read, Seek as _, Write as _},
+    io::{self, Read, Seek as _, Write as _},
 };
 
 use log::warn;
@@ -13,10 +13,7 @@ use super::{Handover, LONGEST};
 /// Writes it to memory, to be read from its beginning (`memfd_create(2)`, Linux 3.17).
 pub fn keep(state: &Handover) -> io::Result<File> {
     let mut file = File::from(memfd_create(c"vipshield", MemfdFlags::CLOEXEC)?);
-    let mut writer = BufWriter::new(&mut file);
-    serde_json::to_writer(&mut writer, state)?;
-    writer.flush()?;
-    drop(writer);
+    file.write_all(&serde_json::to_vec(state)?)?;
     file.rewind()?;
     Ok(file)
 }
@@ -24,7 +21,9 @@ pub fn keep(state: &Handover) -> io::Result<File> {
 /// Reads it. What cannot be read is learned anew.
 #[must_use]
 pub fn recall(from: impl Read) -> Option<Handover> {
-    let read = serde_json::from_reader(BufReader::new(from.take(LONGEST)));
+    let mut text = String::new();
+    let read = from.take(LONGEST).read_to_string(&mut text).map_err(serde_json::Error::io);
+    let read = read.and_then(|_| serde_json::from_str(&text));
     read.inspect_err(|error| warn!("what it knew is not understood, and learned anew: {error}"))
         .ok()
 }

@@ -72,7 +72,8 @@ impl Successor {
     /// Tells it everything: from now on nothing may be decided here.
     pub async fn bequeath(&mut self, state: &Handover, instance: Option<String>) -> io::Result<()> {
         let release = env!("CARGO_PKG_VERSION").to_owned();
-        let state = serde_json::to_value(state)?;
+        // By way of text, as all else is written.
+        let state = serde_json::from_str(&serde_json::to_string(state)?)?;
         let layout = Handover::VERSION;
         self.say(&Answer::HandedOver { layout, release, instance, state }).await
     }
