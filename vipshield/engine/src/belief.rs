@@ -219,6 +219,9 @@ pub(super) struct OfDaemons {
     names: BTreeSet<On>,
     /// VRRP sockets, and daemons without any, for which they were told.
     disclosed: (BTreeSet<SocketId>, BTreeSet<On>),
+    /// Daemons that have heard the end of something of which a vipshield that was killed had withheld the
+    /// beginning.
+    muddled: BTreeSet<u32>,
 }
 
 impl OfDaemons {
@@ -267,11 +270,22 @@ impl OfDaemons {
         self.disclosed.0.retain(|socket| sockets.contains(socket));
         self.disclosed.1.retain(lacks);
         self.names.retain(|on| is_old(on.0));
+        self.muddled.retain(|pid| is_old(*pid));
     }
 
     /// These know what is called how.
     pub(super) fn know_names(&mut self, all: impl IntoIterator<Item = On>) {
         self.names.extend(all);
+    }
+
+    /// These have heard a part of an exchange only.
+    pub(super) fn muddle(&mut self, pids: impl IntoIterator<Item = u32>) {
+        self.muddled.extend(pids);
+    }
+
+    /// Whether a daemon has heard a part of an exchange only.
+    pub(super) fn is_muddled(&self, pid: u32) -> bool {
+        self.muddled.contains(&pid)
     }
 
     /// Whether a daemon knows what a NIC is called.

@@ -125,7 +125,6 @@ const FLASH: Duration = Duration::from_millis(500);
 
 /// The engine. See the [module](self).
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "independent memories, not a state")]
 pub struct Engine {
     config: Config,
     /// What takes its place once daemons have been told all that is untrue.

@@ -88,6 +88,9 @@ impl Engine {
             .map(|socket| socket.id)
             .collect();
         let moved_on = self.at_home_elsewhere();
+        // One that began when the bridge had the name already was spared nothing of the NIC's.
+        let masked = |on: &&On| self.nics.get(&on.1).is_some_and(|nic| nic.was_masked);
+        let muddled: Vec<u32> = moved_on.iter().filter(masked).map(|on| on.0).collect();
         let names = &mut self.names;
         (names.bereft, names.mute) = lasting(&names.bereft, bereft, now);
         (names.suspects, names.alone) = lasting(&names.suspects, halves, now);
@@ -97,6 +100,9 @@ impl Engine {
         // One that was there before vipshield, and has no socket on the NIC any more, or opened them on the
         // bridge that has its name, was told while nobody withheld it.
         let knows = |on: &On| names.looked || !speak_now.contains(on) || moved_on.contains(on);
+        if !names.looked {
+            self.told.muddle(muddled);
+        }
         self.told.know_names(found.filter(knows));
         names.looked = true;
     }

@@ -48,7 +48,6 @@ enum Seen {
 
 /// A guarded NIC.
 #[derive(Debug)]
-#[expect(clippy::struct_excessive_bools, reason = "independent memories, not a state")]
 pub(super) struct Nic {
     pub(super) ifindex: u32,
     /// The name under which the daemons know it.
@@ -92,6 +91,8 @@ pub(super) struct Nic {
     renamed: bool,
     /// All daemons that use it know what is called how.
     pub(super) names_known: bool,
+    /// A vipshield that is gone had withheld that addresses left it.
+    pub(super) was_masked: bool,
     /// What rules of one's own let the guard pass, as last asked for: bits of [`passes`].
     pub(super) passes: u32,
     /// Messages withheld since the phase was last free, bridged or down.
@@ -158,6 +159,7 @@ impl Nic {
             settles_until: None,
             renamed: false,
             names_known: false,
+            was_masked: false,
             withheld: 0,
             released: 0,
             transition_since: now,
@@ -250,6 +252,7 @@ impl Nic {
 
     /// A vipshield that is gone has withheld that this address left: the daemons may believe that it is there.
     pub(super) fn suspect(&mut self, address: Address) {
+        self.was_masked = true;
         if !self.home.keys().any(|known| known.ip == address.ip) {
             self.home.insert(address, Seen::Doubted);
         }

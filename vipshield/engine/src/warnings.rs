@@ -41,6 +41,17 @@ fn polls(daemon: &Daemon) -> Option<Finding> {
 }
 
 impl Engine {
+    /// keepalived that hears of another interface of its name, and not that its own has lost it, counts one reason
+    /// to fail too few (`num_script_if_fault`, seen with 2.2.7: 4294967295 in its `keepalived.data`).
+    fn muddle(&self, daemon: &Daemon) -> Option<Finding> {
+        let text = format!(
+            "{} {} has heard the end of an exchange of names of which a vipshield that was killed had withheld \
+             the beginning: it may heed no failure of its link from now on; restart it when it suits you",
+            daemon.name, daemon.pid
+        );
+        self.told.is_muddled(daemon.pid).then_some(Finding { nic: None, text, grave: true })
+    }
+
     /// Says what was not found before.
     pub(super) fn warn(&mut self, now: Duration) {
         for finding in self.findings(now) {
@@ -105,6 +116,7 @@ impl Engine {
             }));
             findings.extend(self.virtual_macs(daemon));
             findings.extend(polls(daemon));
+            findings.extend(self.muddle(daemon));
         }
         if self.world.vips.is_full() {
             findings.push(Finding {
