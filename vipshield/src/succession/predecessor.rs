@@ -90,7 +90,7 @@ impl Predecessor {
         }
         match serde_json::from_str(&line) {
             Ok(Answer::HandedOver { layout, release, instance, state }) => {
-                let state = read(layout, &release, state);
+                let state = read(layout, &release, &state);
                 Ok(Answered::HandedOver(Box::new(Succession {
                     predecessor: Connected(stream),
                     state,
@@ -137,7 +137,7 @@ impl Succession {
 }
 
 /// A state that is not understood is as good as none.
-fn read(layout: u32, release: &str, state: serde_json::Value) -> Option<Handover> {
+fn read(layout: u32, release: &str, state: &serde_json::Value) -> Option<Handover> {
     if layout != Handover::VERSION {
         info!("vipshield {release} says what it knows in another way: it is learned anew");
         return None;
@@ -195,13 +195,13 @@ mod tests {
         });
         let layout = Handover::VERSION;
         // A change of this test is a change of the layout: it gets another number.
-        assert!(read(layout, "0.1.0", state.clone()).is_some());
-        assert!(read(layout + 1, "0.2.0", state.clone()).is_none());
+        assert!(read(layout, "0.1.0", &state).is_some());
+        assert!(read(layout + 1, "0.2.0", &state).is_none());
         // What is added later, and may be missed, changes nothing.
         state["more"] = json!(1);
-        assert!(read(layout, "0.1.1", state.clone()).is_some());
+        assert!(read(layout, "0.1.1", &state).is_some());
         state["nics"] = json!("none");
-        assert!(read(layout, "0.1.0", state).is_none());
-        assert!(read(layout, "0.1.0", json!(null)).is_none());
+        assert!(read(layout, "0.1.0", &state).is_none());
+        assert!(read(layout, "0.1.0", &json!(null)).is_none());
     }
 }
