@@ -48,7 +48,12 @@ mod sourced;
 mod speakers;
 mod status;
 #[cfg(test)]
-#[expect(clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests are no engine")]
+#[expect(
+    clippy::disallowed_macros,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "tests are no engine"
+)]
 mod tests;
 mod unseen;
 mod users;

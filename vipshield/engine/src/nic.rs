@@ -48,6 +48,7 @@ enum Seen {
 
 /// A guarded NIC.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent memories, not a state")]
 pub(super) struct Nic {
     pub(super) ifindex: u32,
     /// The name under which the daemons know it.

@@ -91,7 +91,7 @@ impl Pins {
         let read = || {
             let held = self.open_lru::<HeldAddress, Held>(maps::ADDRESSES_HELD)?;
             let mut found = BTreeMap::<u32, BTreeSet<Address>>::new();
-            for entry in held.iter() {
+            for entry in &held {
                 let (of, held) = entry?;
                 let family = u8::try_from(of.key.family).unwrap_or_default();
                 let ip = ip(family, of.key.address).filter(|_| cookies.contains(&of.cookie));

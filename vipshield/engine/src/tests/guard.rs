@@ -94,7 +94,7 @@ impl Guard {
                 (*ifindex, *requester, REMOVAL | facts)
             }
         };
-        let verdict = judge(|number| entry(number), facts);
+        let verdict = judge(entry, facts);
         if let Message::Address(_, address, _) | Message::AddressRemoved(_, address, _) = message {
             let key = (pid, ifindex, address.ip);
             self.addresses.remove(&key);
