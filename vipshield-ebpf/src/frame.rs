@@ -32,6 +32,8 @@ const AF_INET6: u32 = 10;
 pub(crate) const ETHERTYPE: u32 = 12;
 pub(crate) const ETHERNET: u32 = size_of::<Ethernet>() as u32;
 pub(crate) const IPV6: u32 = size_of::<Ipv6>() as u32;
+/// Where the next header is in an IPv6 header.
+pub(crate) const NEXT_HEADER: u32 = 6;
 pub(crate) const ND: u32 = size_of::<Nd>() as u32;
 
 #[repr(C)]

@@ -3,7 +3,8 @@
 //!
 //! On ingress the classifier comes before a bridge's receive handler (`__netif_receive_skb_core`,
 //! `net/core/dev.c`), so that what is for this node reaches the bearer whatever the bridge does.
-//! Frames for others, and those in a VLAN, go their usual way; group-addressed ones go both ways.
+//! Frames for others, and those in a VLAN, go their usual way; group-addressed ones, and what tells where a
+//! neighbour is, go both ways.
 
 use core::cell::UnsafeCell;
 
@@ -19,7 +20,10 @@ use vipshield_common::{
 };
 
 use crate::{
-    frame::{ETH_P_8021AD, ETH_P_8021Q, ETHERNET, ETHERTYPE, VLAN_MASK, byte, is_tagged, number},
+    frame::{
+        ADVERTISEMENT, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IPV6, ETHERNET, ETHERTYPE,
+        IPPROTO_ICMPV6, IPV6, NEXT_HEADER, VLAN_MASK, byte, is_tagged, number,
+    },
     maps::{SHUNT_ENDS, SHUNTED, count, now_ns},
 };
 
@@ -80,6 +84,11 @@ fn shunt_ingress(ctx: TcContext) -> i32 {
     }
     // SAFETY: the context of a classifier is a `__sk_buff`.
     match unsafe { (*ctx.skb.skb).pkt_type } {
+        // Whoever asked may ask from the bridge or from the NIC, which in the moment of leaving are two: the kernel
+        // would ask again a second later, and what is to be sent waits for it.
+        PACKET_HOST if tells_of_neighbour(&ctx).unwrap_or(false) => {
+            copy(&ctx, end.peer, u64::from(BPF_F_INGRESS), Counter::ShuntedIn)
+        }
         PACKET_HOST => {
             count(Counter::ShuntedIn);
             redirect(&ctx, end.peer, u64::from(BPF_F_INGRESS))
@@ -89,6 +98,19 @@ fn shunt_ingress(ctx: TcContext) -> i32 {
         }
         _ => TC_ACT_UNSPEC,
     }
+}
+
+/// Whether a frame says where a neighbour is: ARP (RFC 826), or a neighbour advertisement (RFC 4861, 4.4).
+#[inline(always)]
+fn tells_of_neighbour(ctx: &TcContext) -> Option<bool> {
+    Some(match number(ctx, ETHERTYPE)? {
+        ETH_P_ARP => true,
+        ETH_P_IPV6 => {
+            byte(ctx, ETHERNET + NEXT_HEADER)? == IPPROTO_ICMPV6
+                && byte(ctx, ETHERNET + IPV6)? == ADVERTISEMENT
+        }
+        _ => false,
+    })
 }
 
 #[classifier]

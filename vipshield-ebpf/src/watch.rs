@@ -24,8 +24,8 @@ use crate::{
     answer,
     frame::{
         ADVERTISEMENT, ARP_REPLY, ARP_REQUEST, Arp, ETH_P_8021AD, ETH_P_8021Q, ETH_P_ARP, ETH_P_IP,
-        ETH_P_IPV6, ETHERNET, ETHERTYPE, IPPROTO_ICMPV6, IPPROTO_VRRP, IPV6, Ipv4, Ipv6, ND, Nd,
-        SOLICITATION, bounded, byte, ipv4_key, ipv6_key, number,
+        ETH_P_IPV6, ETHERNET, ETHERTYPE, IPPROTO_ICMPV6, IPPROTO_VRRP, IPV6, Ipv4, Ipv6, ND,
+        NEXT_HEADER, Nd, SOLICITATION, bounded, byte, ipv4_key, ipv6_key, number,
     },
     maps::{CAPTURE_ROOM, FRAMES, NEWCOMERS, RECORD, SOURCES, WATCHED, alive, count, now_ns},
     shunt::is_shunted,
@@ -35,9 +35,8 @@ use crate::{
 /// Tags looked behind, besides an accelerated one.
 const MAX_TAGS: u32 = 2;
 const TAG: u32 = 4;
-/// Where the protocol is in an IPv4 header, and the next header in an IPv6 one.
+/// Where the protocol is in an IPv4 header.
 const PROTOCOL: u32 = 9;
-const NEXT_HEADER: u32 = 6;
 /// More fragments, or an offset (RFC 791).
 const FRAGMENT: u16 = 0x3fff;
 /// The shortest VRRP message: one that advertises nothing.
