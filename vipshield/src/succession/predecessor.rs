@@ -183,14 +183,17 @@ mod tests {
         let mut state = json!({
             "nics": {}, "daemons": {}, "names": {
                 "looked": true, "suspects": [], "alone": [], "bereft": [], "mute": [],
-                "disclosed": [[], []], "informed": [], "shown": [],
+            },
+            "told": {
+                "guarded_since": [], "introduced": [], "bridges": [], "names": [],
+                "disclosed": [[], []], "muddled": [],
             },
             "vips": {"known": {}, "removals": {}, "unclaimed": [], "looked_at": {"secs": 1, "nanos": 0}},
             "routers": {
                 "table": {"entries": [], "evicted": 0}, "patience": {}, "able": {}, "silent": [],
                 "silences": 0,
             },
-            "introduced": [], "guarded_since": [], "made": [], "placed": [], "speaking": [], "takers": {},
+            "made": [], "placed": [], "speaking": [], "takers": {},
             "unserved": {}, "deaf": [], "turnover_until": null, "engaged": true,
         });
         let layout = Handover::VERSION;
