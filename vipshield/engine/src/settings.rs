@@ -1,4 +1,5 @@
-//! What is set, and stays so until it is set otherwise: policies, shunts, what is watched and answered.
+//! What is in force, and stays so until it is made otherwise: policies, shunts, what is watched and answered; and
+//! what is carried.
 //!
 //! One value says what should be in force ([`Engine::desired`]), computed from what is known now; another
 //! says what is, as far as that can be told ([`Applied`]). The difference is asked for, here and nowhere
