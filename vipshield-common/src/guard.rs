@@ -32,23 +32,6 @@ pub mod withhold {
     pub const RENAME: u32 = 1 << 3;
 }
 
-/// What rules of the operator's own pass about one NIC, of what would be withheld: bits of
-/// [`NicPolicy::passes`]. A message is of one kind: of the first reason for which it would be withheld.
-pub mod passes {
-    /// Another interface has the NIC's name.
-    pub const NAME_CONFLICT: u32 = 1 << 0;
-    /// A bridge's word about its port.
-    pub const BRIDGE_PORT: u32 = 1 << 1;
-    /// The NIC was renamed.
-    pub const RENAME: u32 = 1 << 2;
-    /// The NIC was taken down.
-    pub const ADMIN_DOWN: u32 = 1 << 3;
-    /// The NIC lost its carrier.
-    pub const CARRIER_LOSS: u32 = 1 << 4;
-    /// An address left the NIC.
-    pub const ADDRESS_REMOVAL: u32 = 1 << 5;
-}
-
 /// Policy for one guarded NIC, keyed by interface index.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -57,9 +40,21 @@ pub struct NicPolicy {
     pub name: IfName,
     /// Bits of [`withhold`].
     pub withhold: u32,
-    /// Bits of [`passes`], which come first.
-    pub passes: u32,
+    /// The rules of the operator's own, which come first.
+    pub passes: Passes,
 }
+
+/// By the number of a [`Reason`] the rule of the operator's own that passes what would be withheld for it: its place in
+/// [`maps::OWN_RULES`](crate::maps::OWN_RULES), 0 if there is none. A message is of one kind: of the first reason
+/// for which it would be withheld.
+pub type Passes = [u8; REASONS];
+
+/// A power of two beyond the greatest [`Reason`].
+pub const REASONS: usize = 16;
+
+/// So many places there are for rules of the operator's own, with that which is none. What finds none of its own
+/// has the last.
+pub const OWN_RULES: u32 = 256;
 
 /// One guarded socket, keyed by its cookie (`SO_COOKIE`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -175,7 +170,8 @@ pub struct GuardReport {
     pub name: IfName,
 }
 
-const _: () = assert!(size_of::<NicPolicy>() == 24);
+const _: () = assert!(size_of::<NicPolicy>() == 36);
+const _: () = assert!(REASONS.is_power_of_two() && (Reason::KnownAddress as usize) < REASONS);
 const _: () = assert!(size_of::<GuardedSocket>() == 8);
 const _: () = assert!(size_of::<AddressKey>() == 20);
 const _: () = assert!(size_of::<HeldAddress>() == 32);

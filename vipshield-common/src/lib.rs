@@ -81,6 +81,9 @@ pub mod maps {
     pub const FRAMES: &str = "FRAMES";
     /// Per-CPU array of `u64`, indexed by [`Counter`](crate::counters::Counter).
     pub const COUNTERS: &str = "COUNTERS";
+    /// Per-CPU array of `u64`: what each rule of the operator's own has passed, at its place
+    /// ([`Passes`](crate::guard::Passes)).
+    pub const OWN_RULES: &str = "OWN_RULES";
 }
 
 /// Names of constants that the loader sets.

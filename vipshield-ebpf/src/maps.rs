@@ -8,7 +8,7 @@ use aya_ebpf::{
 use vipshield_common::{
     counters::Counter,
     filters,
-    guard::{AddressKey, GuardedSocket, Held, HeldAddress, IfName, NicPolicy},
+    guard::{self, AddressKey, GuardedSocket, Held, HeldAddress, IfName, NicPolicy},
     intent::{IntentReport, WordKey},
     shunt::{ShuntEnd, Thrown},
     tasks::TASK_COMM_LEN,
@@ -124,6 +124,8 @@ pub(crate) static EXCHANGE: PerCpuArray<Exchange> = PerCpuArray::with_max_entrie
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
+#[map]
+static OWN_RULES: PerCpuArray<u64> = PerCpuArray::with_max_entries(guard::OWN_RULES, 0);
 
 /// Room for a captured frame: a power of two, which is a bound that every verifier follows.
 pub(crate) const CAPTURE_ROOM: usize = CAPTURE_MAX.next_power_of_two();
@@ -152,18 +154,24 @@ pub(crate) struct Announced {
 /// Adds one to `counter` on this CPU.
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
-    add_one(counter as u32);
+    add_one(&COUNTERS, counter as u32);
 }
 
 /// The same for a rule of the guard's: its counter has its number.
 #[inline(always)]
 pub(crate) fn count_rule(rule: u8) {
-    add_one(u32::from(rule));
+    add_one(&COUNTERS, u32::from(rule));
+}
+
+/// The same for a rule of the operator's own, by its place.
+#[inline(always)]
+pub(crate) fn count_own_rule(place: u8) {
+    add_one(&OWN_RULES, u32::from(place));
 }
 
 #[inline(always)]
-fn add_one(index: u32) {
-    if let Some(value) = COUNTERS.get_ptr_mut(index) {
+fn add_one(counts: &PerCpuArray<u64>, index: u32) {
+    if let Some(value) = counts.get_ptr_mut(index) {
         // SAFETY: the pointer is to this CPU's slot, and nothing preempts a program on its CPU
         // with another that writes the same slot, but for nested programs, which may cost a count.
         unsafe { *value += 1 };

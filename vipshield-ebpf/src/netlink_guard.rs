@@ -17,9 +17,9 @@ use vipshield_common::{
     guard::{
         AddressKey, GuardReport, GuardedSocket, Held, HeldAddress, IFNAMSIZ, IfName, NicPolicy,
         rules::{
-            ADDRESS, ANSWER, DUMP, Entry, KNOWN, LINK, LinkSaid, MALFORMED, OF_DAEMON, REMOVAL,
-            REPLAYED, RULES, STALE, TABLE, UNKNOWN_SOCKET, Verdict, facts_of_address,
-            facts_of_link, facts_of_policy, judge,
+            ADDRESS, ANSWER, DUMP, Entry, KNOWN, LINK, LinkSaid, MALFORMED, OF_DAEMON, OWN_RULE,
+            REMOVAL, REPLAYED, RULES, STALE, TABLE, UNKNOWN_SOCKET, Verdict, facts_of_address,
+            facts_of_link, facts_of_policy, judge, own_rule,
         },
     },
 };
@@ -27,7 +27,7 @@ use vipshield_common::{
 use crate::{
     maps::{
         ADDRESSES_HELD, COMMAND_PORTS, EPOCHS, LINK_HELD, NAMES, NICS, OWN_ADDRESSES,
-        REPLAYED as REPLAYED_NOW, REPORTS, SOCKETS, alive, count, count_rule, now_ns,
+        REPLAYED as REPLAYED_NOW, REPORTS, SOCKETS, alive, count, count_own_rule, count_rule, now_ns,
     },
     netlink::{
         AF_BRIDGE, AF_INET6, ATTRIBUTE, AddressMessage, Attribute, HEADER, Header, IFF_RUNNING,
@@ -56,6 +56,9 @@ fn netlink_guard(skb: SkBuffContext) -> i64 {
     let facts = look(&skb, cookie, &mut report);
     let verdict = judge(entry, facts);
     count_rule(verdict.rule);
+    if facts & OWN_RULE != 0 {
+        note_own_rule(facts, &report);
+    }
     if facts & ADDRESS != 0 {
         note_address(cookie, &report, verdict);
     } else if verdict.then.settles() {
@@ -203,6 +206,16 @@ fn look_at_address(
     // SAFETY: as for SOCKETS.
     let held = unsafe { ADDRESSES_HELD.get(held_address(cookie, report)) };
     if held.is_some_and(|held| held.epoch == epoch(report.ifindex)) { facts | KNOWN } else { facts }
+}
+
+/// Counts for the rule of the operator's own that has passed a message.
+#[inline(always)]
+fn note_own_rule(facts: u32, report: &GuardReport) {
+    // SAFETY: as for SOCKETS.
+    let policy = unsafe { NICS.get(report.ifindex) }.or_else(|| namesake(&report.name));
+    if let Some(policy) = policy {
+        count_own_rule(own_rule(policy, facts));
+    }
 }
 
 /// Notes whether the daemon believes an address there that is not.

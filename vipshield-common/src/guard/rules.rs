@@ -4,7 +4,7 @@
 //! looked up in the order of the rules; once one of those that end the look is found, the others are
 //! left at 0: rules about them come later.
 
-use super::{IfName, NicPolicy, Reason, passes, withhold};
+use super::{IfName, NicPolicy, REASONS, Reason, withhold};
 use crate::{
     facts,
     rule::{Rule, When},
@@ -335,7 +335,7 @@ pub fn facts_of_link<'a>(
     let Some(policy) = policy else {
         return match namesake() {
             Some(namesake) if namesake.withhold & withhold::RENAME != 0 => {
-                LINK | NAME_CONFLICT | own_rule(namesake, passes::NAME_CONFLICT)
+                with_own_rule(namesake, LINK | NAME_CONFLICT)
             }
             _ => LINK,
         };
@@ -353,29 +353,37 @@ pub fn facts_of_link<'a>(
             facts |= fact;
         }
     }
-    facts | own_rule(policy, kind_of_link(facts))
+    with_own_rule(policy, facts)
 }
 
-/// The reason for which a message about a guarded link would be withheld: a bit of [`passes`], or 0.
+/// The rule of one's own that passes a message with these facts, by its place; 0 if there is none.
 #[inline(always)]
-const fn kind_of_link(facts: u32) -> u32 {
-    if facts & BRIDGE_PORT != 0 {
-        passes::BRIDGE_PORT
+#[must_use]
+pub const fn own_rule(policy: &NicPolicy, facts: u32) -> u8 {
+    let reason = if facts & ADDRESS != 0 {
+        if facts & REMOVAL == 0 || facts & OWN_ADDRESS != 0 {
+            return 0;
+        }
+        Reason::AddressRemoval
+    } else if facts & NAME_CONFLICT != 0 {
+        Reason::NameConflict
+    } else if facts & BRIDGE_PORT != 0 {
+        Reason::BridgePort
     } else if facts & RENAMED != 0 {
-        passes::RENAME
+        Reason::Rename
     } else if facts & DOWN != 0 {
-        passes::ADMIN_DOWN
+        Reason::AdminDown
     } else if facts & NO_CARRIER != 0 {
-        passes::CARRIER_LOSS
+        Reason::CarrierLoss
     } else {
-        0
-    }
+        return 0;
+    };
+    policy.passes[reason as usize & (REASONS - 1)]
 }
 
-/// Whether rules of one's own pass messages of this kind.
 #[inline(always)]
-const fn own_rule(policy: &NicPolicy, kind: u32) -> u32 {
-    if policy.passes & kind == 0 { 0 } else { OWN_RULE }
+const fn with_own_rule(policy: &NicPolicy, facts: u32) -> u32 {
+    if own_rule(policy, facts) == 0 { facts } else { facts | OWN_RULE }
 }
 
 /// The facts of an address message that nobody asked for whom the guard knows.
@@ -385,7 +393,7 @@ pub const fn facts_of_address(policy: &NicPolicy, is_own: bool, is_removal: bool
     let facts = ADDRESS | facts_of_policy(policy);
     match (is_own, is_removal) {
         (true, _) => facts | OWN_ADDRESS,
-        (false, true) => facts | own_rule(policy, passes::ADDRESS_REMOVAL),
+        (false, true) => with_own_rule(policy, facts | REMOVAL),
         (false, false) => facts,
     }
 }

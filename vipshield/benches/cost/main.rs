@@ -22,7 +22,7 @@ use tokio::runtime::Runtime;
 use vipshield::{
     bpf::Programs,
     daemons,
-    engine::{Shunt, Trigger},
+    engine::{LetPass, Shunt, Trigger},
 };
 use vipshield_common::{
     counters::Counter,
@@ -91,7 +91,8 @@ fn measure() -> Result<()> {
         let _inside = runtime.enter();
         Programs::load(&[]).context("loading the programs")?
     };
-    programs.set_policy(nic, messages::NIC, withhold::ADDRESS_REMOVAL | withhold::ADMIN_DOWN, 0)?;
+    let hidden = withhold::ADDRESS_REMOVAL | withhold::ADMIN_DOWN;
+    programs.set_policy(nic, messages::NIC, hidden, &LetPass::new())?;
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
     programs.beat(u64::try_from(std::time::Duration::from(now).as_nanos())? + 600_000_000_000)?;
     // As for a NIC that is a port, and nothing thrown.

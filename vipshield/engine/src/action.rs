@@ -8,6 +8,7 @@ use super::{
     carry::{Detours, Plan, Shunt},
     names::Opening,
     notice::Notice,
+    own::LetPass,
     watch::Answers,
     world::{Address, Family, SocketId, VrrpSocket},
 };
@@ -25,9 +26,9 @@ pub enum Action {
         name: String,
         /// Bits of [`vipshield_common::guard::withhold`].
         withhold: u32,
-        /// Bits of [`vipshield_common::guard::passes`], which come first.
-        #[serde(default, skip_serializing_if = "is_none_of_them")]
-        passes: u32,
+        /// The rules of the operator's own, which come first: by message the name of that which passes it.
+        #[serde(default, skip_serializing_if = "LetPass::is_empty")]
+        passes: LetPass,
     },
     /// Make the guard withhold nothing more about a NIC.
     ClearPolicy {
@@ -201,12 +202,6 @@ pub enum Action {
         /// How much of it could not be done.
         undone: u32,
     },
-}
-
-/// No bit.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
-const fn is_none_of_them(bits: &u32) -> bool {
-    *bits == 0
 }
 
 impl Action {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use vipshield_common::{guard::passes, rule::Rule};
+use vipshield_common::rule::Rule;
 
 use self::passage::Passage;
 pub use self::transitions::{BOUNDS, Transitions};
@@ -25,6 +25,7 @@ use super::{
     belief::{Believed, OfNic},
     carry::Route,
     in_force::InForce,
+    own::{Message, LetPass},
     phase::{self, Phase, Signs},
     rules::{self, Standing, TELLING, Telling, WHEREABOUTS, Whereabouts, Withholds, word},
     world::{Address, Family, Link, SocketId, World},
@@ -94,8 +95,8 @@ pub(super) struct Nic {
     pub(super) names_known: bool,
     /// A vipshield that is gone had withheld that addresses left it.
     pub(super) was_masked: bool,
-    /// What rules of one's own let the guard pass, as last asked for: bits of [`passes`].
-    pub(super) passes: u32,
+    /// What rules of one's own let the guard pass, as last asked for.
+    pub(super) passes: LetPass,
     /// Messages withheld since the phase was last free, bridged or down.
     pub(super) withheld: u64,
     /// Truths told in that time.
@@ -156,7 +157,7 @@ impl Nic {
             cut_off: None,
             looks_at: None,
             belief: OfNic::default(),
-            passes: 0,
+            passes: LetPass::new(),
             settles_until: None,
             renamed: false,
             names_known: false,
@@ -450,13 +451,13 @@ impl Nic {
 
     /// Whether what the kernel has said of the link as it is was passed by a rule of one's own.
     fn lets_see(&self, world: &World) -> bool {
-        let kind = match world.link(self.ifindex) {
-            Some(link) if link.name != self.name => passes::RENAME,
-            Some(link) if !link.up => passes::ADMIN_DOWN,
-            Some(link) if !link.running => passes::CARRIER_LOSS,
-            Some(_) | None => 0,
+        let message = match world.link(self.ifindex) {
+            Some(link) if link.name != self.name => Message::Rename,
+            Some(link) if !link.up => Message::AdminDown,
+            Some(link) if !link.running => Message::CarrierLoss,
+            Some(_) | None => return false,
         };
-        self.passes & kind != 0
+        self.passes.contains_key(&message)
     }
 
     /// The other interface, no bridge, that has the name under which the daemons know the NIC.

@@ -4,10 +4,14 @@
 //! told sooner than at the deadline. So whatever they say, nothing is withheld that would not be without them,
 //! and nothing untrue is kept for longer.
 
-use std::{collections::BTreeSet, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
-use vipshield_common::guard::passes;
+use vipshield_common::guard::Reason;
 
 use super::{
     Engine,
@@ -106,15 +110,16 @@ impl Message {
         Self::BridgePort,
     ];
 
-    /// The bit of [`passes`].
-    const fn bit(self) -> u32 {
+    /// For what it would be withheld.
+    #[must_use]
+    pub const fn reason(self) -> Reason {
         match self {
-            Self::AddressRemoval => passes::ADDRESS_REMOVAL,
-            Self::AdminDown => passes::ADMIN_DOWN,
-            Self::CarrierLoss => passes::CARRIER_LOSS,
-            Self::Rename => passes::RENAME,
-            Self::NameConflict => passes::NAME_CONFLICT,
-            Self::BridgePort => passes::BRIDGE_PORT,
+            Self::AddressRemoval => Reason::AddressRemoval,
+            Self::AdminDown => Reason::AdminDown,
+            Self::CarrierLoss => Reason::CarrierLoss,
+            Self::Rename => Reason::Rename,
+            Self::NameConflict => Reason::NameConflict,
+            Self::BridgePort => Reason::BridgePort,
         }
     }
 
@@ -137,6 +142,9 @@ impl fmt::Display for Message {
         })
     }
 }
+
+/// What rules of the operator's own pass about a NIC: by message the name of the first that does.
+pub type LetPass = BTreeMap<Message, String>;
 
 /// These messages pass.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -263,12 +271,16 @@ impl Engine {
         if is_owner { VipRole::Owner } else { VipRole::Backup }
     }
 
-    /// What the operator's rules let pass about a NIC as it is now: bits of [`passes`].
-    pub(super) fn own_passes(&self, nic: &Nic) -> u32 {
+    /// What the operator's rules let pass about a NIC as it is now.
+    pub(super) fn own_passes(&self, nic: &Nic) -> LetPass {
         let rules = self.config.rules.guard.iter();
-        let in_force = rules.filter(|rule| rule.scope.holds(nic, || self.vip_role(nic)));
-        let messages = in_force.flat_map(|rule| &rule.of.messages);
-        messages.fold(0, |bits, message| bits | message.bit())
+        let mut passes = LetPass::new();
+        for rule in rules.filter(|rule| rule.scope.holds(nic, || self.vip_role(nic))) {
+            for message in &rule.of.messages {
+                passes.entry(*message).or_insert_with(|| rule.name.clone());
+            }
+        }
+        passes
     }
 
     /// The operator's rule by which daemons are told this of a NIC, if there is one: the soonest.
@@ -290,8 +302,9 @@ impl Engine {
     }
 }
 
-/// These messages in words.
-pub(super) fn messages(bits: u32) -> String {
-    let all = Message::ALL.into_iter().filter(|message| bits & message.bit() != 0);
-    either(&all.collect())
+/// These messages in words, each with the rule that passes it.
+pub(super) fn messages(passes: &LetPass) -> String {
+    let all: Vec<String> =
+        passes.iter().map(|(message, rule)| format!("{message} (rule {rule})")).collect();
+    all.join(" and ")
 }

@@ -194,7 +194,7 @@ impl Engine {
             ifindex: nic.ifindex,
             name: nic.name.clone(),
             withhold: nic.withhold(),
-            passes: nic.passes,
+            passes: nic.passes.clone(),
         });
         let all = policies
             .chain(self.wanted_shunts())

@@ -35,6 +35,7 @@ use self::{
     heartbeat::Heartbeat,
     last_words::LastWords,
     opening::Openings,
+    own_rules::OwnRules,
     sentry::PortSentries,
     shunt::Shunts,
     watch::Watches,
@@ -48,7 +49,7 @@ pub use self::{
 };
 use crate::{
     causes::causes,
-    engine::{Answers, Event, Heard, Opening, Shunt, Withheld},
+    engine::{Answers, Event, Heard, LetPass, Opening, Shunt, Withheld},
     net::OWN,
     watch::watch,
 };
@@ -64,6 +65,7 @@ mod heartbeat;
 mod last_words;
 mod memlock;
 mod opening;
+mod own_rules;
 mod pins;
 mod probe;
 mod sentry;
@@ -94,6 +96,7 @@ pub struct Programs {
     command_ports: HashMap<MapData, u32, u32>,
     replayed: HashMap<MapData, AddressKey, u32>,
     counters: PerCpuArray<MapData, u64>,
+    own_rules: OwnRules,
     last_words: LastWords,
     classifiers: Classifiers,
     shunts: Shunts,
@@ -222,6 +225,7 @@ impl Programs {
             command_ports: take(&mut ebpf, maps::COMMAND_PORTS)?,
             replayed: take(&mut ebpf, maps::REPLAYED)?,
             counters: take(&mut ebpf, maps::COUNTERS)?,
+            own_rules: OwnRules::load(&mut ebpf)?,
             last_words: LastWords::new(take(&mut ebpf, maps::LAST_WORDS)?),
             reports: Ring::new(take(&mut ebpf, maps::REPORTS)?)?,
             intents: Ring::new(take(&mut ebpf, maps::INTENTS)?)?,
@@ -281,14 +285,14 @@ impl Programs {
         }
     }
 
-    /// Withholds exactly `withhold` about the NIC that the daemons know as `name`, but what `passes`
-    /// ([`vipshield_common::guard::passes`]).
+    /// Withholds exactly `withhold` about the NIC that the daemons know as `name`, but what rules of the operator's
+    /// own let `passes`.
     pub fn set_policy(
         &mut self,
         ifindex: u32,
         name: &str,
         withhold: u32,
-        passes: u32,
+        passes: &LetPass,
     ) -> Result<(), BpfError> {
         let name = if_name(name)?;
         let before = self.nics.get(&ifindex, 0).map_or(0, |policy: NicPolicy| policy.withhold);
@@ -296,7 +300,7 @@ impl Programs {
             self.begin_epoch(ifindex)?;
         }
         self.nics
-            .insert(ifindex, NicPolicy { name, withhold, passes }, 0)
+            .insert(ifindex, NicPolicy { name, withhold, passes: self.own_rules.places(passes) }, 0)
             .map_err(|source| BpfError::Map { map: maps::NICS, source })?;
         self.names
             .insert(name, ifindex, 0)
@@ -469,6 +473,11 @@ impl Programs {
     /// All counters, summed over the CPUs.
     pub fn counters(&self) -> Result<Vec<(Counter, u64)>, BpfError> {
         Counter::ALL.iter().map(|counter| Ok((*counter, self.counter(*counter)?))).collect()
+    }
+
+    /// How many messages each of the operator's own rules has passed, by its name.
+    pub fn own_rules(&self) -> Result<Vec<(String, u64)>, BpfError> {
+        self.own_rules.counts()
     }
 
     fn counter(&self, counter: Counter) -> Result<u64, BpfError> {

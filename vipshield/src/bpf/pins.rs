@@ -32,7 +32,7 @@ use crate::{causes::causes, engine::Address};
 /// Where the kernel's documents have it mounted.
 pub const BPFFS: &str = "/sys/fs/bpf";
 /// Of what the tables contain. Those of another version are not looked at.
-const VERSION: &str = "v2";
+const VERSION: &str = "v3";
 
 /// Tables cannot be kept.
 #[derive(Debug, Error)]

@@ -102,7 +102,7 @@ impl Adapters<'_> {
         } = &mut *self.parts;
         match action {
             Action::SetPolicy { ifindex, name, withhold, passes } => {
-                programs.set_policy(*ifindex, name, *withhold, *passes)?;
+                programs.set_policy(*ifindex, name, *withhold, passes)?;
             }
             Action::ClearPolicy { ifindex, name } => programs.clear_policy(*ifindex, name)?,
             Action::SetCommandPorts { ports } => programs.set_command_ports(ports)?,

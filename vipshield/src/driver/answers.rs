@@ -47,6 +47,7 @@ impl Driver {
             claims: engine.claims,
             vips: engine.vips,
             absence: self.absence,
+            own_rules: self.parts.programs.own_rules()?.into_iter().collect(),
             counters,
         })
     }

@@ -103,8 +103,16 @@ fn register_guard(registry: &mut Registry, status: &Status) {
         let Some(counter) = Counter::ALL.get(number) else { continue };
         let verdict = if rule.then.reason() == 0 { "passed" } else { "withheld" };
         let labels = labels([("verdict", verdict.to_owned()), ("rule", rule.name.to_owned())]);
-        let value = status.counters.get(counter.name()).copied().unwrap_or(0);
+        let mut value = status.counters.get(counter.name()).copied().unwrap_or(0);
+        if *counter == Counter::PassedOwnRule {
+            // Each of them has its own line.
+            value = value.saturating_sub(status.own_rules.values().sum());
+        }
         messages.get_or_create(&labels).inc_by(value);
+    }
+    for (rule, passed) in &status.own_rules {
+        let labels = labels([("verdict", "passed".to_owned()), ("rule", rule.clone())]);
+        messages.get_or_create(&labels).inc_by(*passed);
     }
     let help = "Netlink messages to guarded daemons, by verdict and the rule that decided";
     registry.register("guard_messages", help, messages);

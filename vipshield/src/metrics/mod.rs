@@ -241,6 +241,7 @@ pub(crate) fn sample() -> Status {
             on: vec!["br-provider".to_owned()],
         }],
         absence: Absence { longest_us: 1_500_000, in_transition_us: 2_500 },
+        own_rules: BTreeMap::from([("quick-carrier".to_owned(), 2)]),
         counters: BTreeMap::from([
             ("withheld".to_owned(), 7),
             ("malformed_vrrp_checksum".to_owned(), 3),

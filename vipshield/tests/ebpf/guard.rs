@@ -5,13 +5,13 @@ use std::net::Ipv6Addr;
 use libtest_mimic::Failed;
 use vipshield::{
     daemons::{AttachedFilter, attached_filter, detach_filter},
-    engine::{About, Address, Withheld},
+    engine::{About, Address, LetPass, Message, Withheld},
     net::ANCHOR,
 };
 use vipshield_common::{
     counters::Counter,
     guard::{
-        RESYNC_SEQUENCE, passes,
+        RESYNC_SEQUENCE,
         rules::{RULES, TABLE, Then},
         withhold,
     },
@@ -69,60 +69,69 @@ pub(crate) fn another_table() -> Result<(), Failed> {
 
 /// Of each kind of message: it is seen if its bit is set, and withheld if all others are.
 pub(crate) fn own_rules() -> Result<(), Failed> {
-    const ALL: u32 = (passes::ADDRESS_REMOVAL << 1) - 1;
     let mut stage = Stage::new()?;
     stage.arm(FREE)?;
     let nic = stage.index("nic")?;
     let address = "192.0.2.11";
     stage.add_bridge("br0")?;
-    let mut passed = 0;
-    for bit in (0..ALL.count_ones()).map(|number| 1 << number) {
-        for let_pass in [ALL & !bit, bit] {
-            stage.programs.set_policy(nic, "nic", FREE, 0)?;
+    let none = LetPass::new();
+    let mine = |messages: &[Message]| -> LetPass {
+        messages.iter().map(|message| (*message, message.to_string())).collect()
+    };
+    let counted = |stage: &Stage, message: Message| -> Result<u64, Failed> {
+        let counts = stage.programs.own_rules()?;
+        let of = counts.iter().find(|(rule, _)| *rule == message.to_string());
+        Ok(of.map_or(0, |(_, count)| *count))
+    };
+    for message in Message::ALL {
+        let others: Vec<Message> =
+            Message::ALL.into_iter().filter(|other| *other != message).collect();
+        for is_let_pass in [false, true] {
+            let let_pass = if is_let_pass { mine(&[message]) } else { mine(&others) };
+            stage.programs.set_policy(nic, "nic", FREE, &none)?;
             // What is not looked at comes before or after.
             let down = |stage: &mut Stage, up: bool| stage.set_up("nic", up);
-            match bit {
-                passes::RENAME => down(&mut stage, false)?,
-                passes::NAME_CONFLICT => {
+            match message {
+                Message::Rename => down(&mut stage, false)?,
+                Message::NameConflict => {
                     down(&mut stage, false)?;
                     stage.rename("nic", "other")?;
                 }
-                passes::BRIDGE_PORT => stage.set_master("nic", Some("br0"))?,
-                passes::ADDRESS_REMOVAL => stage.add_address("nic", &format!("{address}/24"))?,
+                Message::BridgePort => stage.set_master("nic", Some("br0"))?,
+                Message::AddressRemoval => stage.add_address("nic", &format!("{address}/24"))?,
                 _ => {}
             }
             stage.seen()?;
-            stage.programs.set_policy(nic, "nic", FREE, let_pass)?;
-            match bit {
-                passes::RENAME => stage.rename("nic", "other")?,
-                passes::NAME_CONFLICT => stage.add_bridge("nic")?,
-                passes::BRIDGE_PORT => stage.set_master("nic", None)?,
-                passes::ADDRESS_REMOVAL => stage.delete_address("nic", &format!("{address}/24"))?,
-                passes::ADMIN_DOWN => down(&mut stage, false)?,
+            stage.programs.set_policy(nic, "nic", FREE, &let_pass)?;
+            let passed = counted(&stage, message)?;
+            match message {
+                Message::Rename => stage.rename("nic", "other")?,
+                Message::NameConflict => stage.add_bridge("nic")?,
+                Message::BridgePort => stage.set_master("nic", None)?,
+                Message::AddressRemoval => stage.delete_address("nic", &format!("{address}/24"))?,
+                Message::AdminDown => down(&mut stage, false)?,
                 _ => {}
             }
             let seen = stage.seen()?;
-            stage.programs.set_policy(nic, "nic", FREE, 0)?;
-            let is_it = |seen: &Seen| match (bit, seen) {
-                (passes::RENAME, Seen::Link { name, .. }) => name == "other",
-                (passes::NAME_CONFLICT, Seen::Link { name, .. }) => name == "nic",
-                (passes::ADMIN_DOWN, Seen::Link { name, running, .. }) => name == "nic" && !running,
-                (passes::BRIDGE_PORT, Seen::LinkGone(gone)) => *gone == nic,
-                (passes::ADDRESS_REMOVAL, Seen::AddressGone(gone)) => gone.to_string() == address,
+            stage.programs.set_policy(nic, "nic", FREE, &none)?;
+            let is_it = |seen: &Seen| match (message, seen) {
+                (Message::Rename, Seen::Link { name, .. }) => name == "other",
+                (Message::NameConflict, Seen::Link { name, .. }) => name == "nic",
+                (Message::AdminDown, Seen::Link { name, running, .. }) => name == "nic" && !running,
+                (Message::BridgePort, Seen::LinkGone(gone)) => *gone == nic,
+                (Message::AddressRemoval, Seen::AddressGone(gone)) => gone.to_string() == address,
                 _ => false,
             };
             // That it passes without a carrier in this policy no rule has to say.
-            if bit != passes::CARRIER_LOSS {
+            if message != Message::CarrierLoss {
                 let is_seen = seen.iter().any(is_it);
-                check(is_seen == (let_pass == bit), format!("{bit:b} of {let_pass:b}: {seen:?}"))?;
+                check(is_seen == is_let_pass, format!("{message} of {let_pass:?}: {seen:?}"))?;
+                let counts = counted(&stage, message)? > passed;
+                check(counts == is_let_pass, format!("{message} of {let_pass:?} is counted"))?;
             }
-            let count = stage.count(Counter::PassedOwnRule)?;
-            let counts = let_pass == bit && bit != passes::CARRIER_LOSS;
-            check(!counts || count > passed, format!("{bit:b} of {let_pass:b} is not counted"))?;
-            passed = count;
-            match bit {
-                passes::RENAME => stage.rename("other", "nic")?,
-                passes::NAME_CONFLICT => {
+            match message {
+                Message::Rename => stage.rename("other", "nic")?,
+                Message::NameConflict => {
                     stage.delete_link("nic")?;
                     stage.rename("other", "nic")?;
                 }
@@ -131,7 +140,8 @@ pub(crate) fn own_rules() -> Result<(), Failed> {
             down(&mut stage, true)?;
         }
     }
-    Ok(())
+    let all = stage.programs.own_rules()?.iter().map(|(_, count)| count).sum();
+    stage.counted(Counter::PassedOwnRule, all)
 }
 
 pub(crate) fn own_removal() -> Result<(), Failed> {
@@ -328,7 +338,7 @@ pub(crate) fn one_of_two() -> Result<(), Failed> {
             stage.set_up("nic", false)?;
         }
         stage.seen()?;
-        stage.programs.set_policy(nic, "nic", hidden, 0)?;
+        stage.programs.set_policy(nic, "nic", hidden, &LetPass::new())?;
         match (hidden, held) {
             (withhold::RENAME, _) => {
                 stage.rename("nic", "other")?;

@@ -28,7 +28,7 @@ use tokio::runtime::Runtime;
 use vipshield::{
     bpf::{self, Programs},
     daemons,
-    engine::{Address, Withheld},
+    engine::{Address, LetPass, Withheld},
     net::Replay,
 };
 use vipshield_common::{
@@ -206,7 +206,7 @@ impl Stage {
     pub(crate) fn arm(&mut self, withhold: u32) -> Result<(), Failed> {
         let nic = self.index("nic")?;
         self.programs.beat(monotonic_ns()? + u64::try_from(PATIENCE.as_nanos())?)?;
-        self.programs.set_policy(nic, "nic", withhold, 0)?;
+        self.programs.set_policy(nic, "nic", withhold, &LetPass::new())?;
         let cookie = self.cookie()?;
         let port = daemons::port(self.socket())?;
         let entry = GuardedSocket { port, replay_port: self.replay.port };

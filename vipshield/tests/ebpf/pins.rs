@@ -7,7 +7,10 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
-use vipshield::{bpf::Pins, engine::Address};
+use vipshield::{
+    bpf::Pins,
+    engine::{Address, LetPass},
+};
 
 use super::{FREE, check, namespace::Stage};
 
@@ -57,7 +60,7 @@ pub(crate) fn names() -> Result<(), Failed> {
     check(pins.names(&[cookie]) == known, "found when it is gone")?;
     // What the next one knows takes their place.
     stage.arm(FREE)?;
-    stage.programs.set_policy(nic, "other", FREE, 0)?;
+    stage.programs.set_policy(nic, "other", FREE, &LetPass::new())?;
     pins.keep(&stage.programs);
     let names = pins.names(&[cookie]);
     check(names == BTreeMap::from([(nic, "other".to_owned())]), format!("then {names:?}"))?;

@@ -50,7 +50,7 @@ fn guard_until_killed(nic: &str) -> Result<(), Failed> {
     let mut programs = Programs::load(&[])?;
     // Only its death ends what it withholds.
     programs.beat(monotonic_ns()? + u64::try_from(PATIENCE.as_nanos())?)?;
-    programs.set_policy(nic.parse()?, "nic", FREE, 0)?;
+    programs.set_policy(nic.parse()?, "nic", FREE, &LetPass::new())?;
     let socket = io::stdin();
     let entry = GuardedSocket { port: daemons::port(&socket)?, replay_port: 0 };
     programs.guard(&socket, daemons::cookie(&socket)?, entry)?;
@@ -132,7 +132,7 @@ pub(crate) fn exchanged() -> Result<(), Failed> {
     let mut other = stage.load_another()?;
     other.beat(monotonic_ns()? + u64::try_from(PATIENCE.as_nanos())?)?;
     let nic = stage.index("nic")?;
-    other.set_policy(nic, "nic", FREE, 0)?;
+    other.set_policy(nic, "nic", FREE, &LetPass::new())?;
     let entry = GuardedSocket { port: daemons::port(stage.socket())?, replay_port: 0 };
     let cookie = stage.cookie()?;
     let (go, going) = sync_channel(0);

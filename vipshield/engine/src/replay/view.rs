@@ -72,7 +72,7 @@ impl Engine {
             phase: nic.phase,
             phase_rule: nic.phase_rule,
             bearer: nic.bearer.map(|bearer| self.world.name_of(bearer)),
-            policy: words::policy(nic.withhold(), self.own_passes(nic)),
+            policy: words::policy(nic.withhold(), &self.own_passes(nic)),
             policy_rule: nic.policy_rule(),
             carry: carry.then.to_string(),
             carry_rule: carry.name,

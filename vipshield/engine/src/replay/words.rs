@@ -1,7 +1,7 @@
 //! Events and actions, each in a line.
 
 use crate::{
-    About, Action, Event, Heard, Intent, Link, own,
+    About, Action, Event, Heard, Intent, Link, LetPass, own,
     rules::Withholds,
     wire::{Content, Frame},
 };
@@ -9,17 +9,18 @@ use crate::{
 pub(super) fn action(action: &Action) -> String {
     match action {
         Action::SetPolicy { name, withhold, passes, .. } => {
-            format!("{name}: {}", policy(*withhold, *passes))
+            format!("{name}: {}", policy(*withhold, passes))
         }
         other => other.to_string(),
     }
 }
 
 /// What the guard does about a NIC.
-pub(super) fn policy(withhold: u32, passes: u32) -> String {
-    match passes {
-        0 => Withholds(withhold).to_string(),
-        _ => format!("{}, but pass {}", Withholds(withhold), own::messages(passes)),
+pub(super) fn policy(withhold: u32, passes: &LetPass) -> String {
+    if passes.is_empty() {
+        Withholds(withhold).to_string()
+    } else {
+        format!("{}, but pass {}", Withholds(withhold), own::messages(passes))
     }
 }
 

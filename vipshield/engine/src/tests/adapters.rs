@@ -12,7 +12,7 @@ impl Bench {
     pub(super) fn carry_out(&mut self, action: &Action) -> Result<Vec<Event>, &'static str> {
         match action {
             Action::SetPolicy { ifindex, name, withhold, passes } => {
-                self.guard.set(*ifindex, name, *withhold, *passes);
+                self.guard.set(*ifindex, name, *withhold, passes);
             }
             Action::ClearPolicy { ifindex, name } => self.guard.clear(*ifindex, name),
             Action::SetCommandPorts { ports } => self.guard.ports = ports.iter().copied().collect(),

@@ -11,7 +11,7 @@ use vipshield_common::guard::withhold;
 use super::{
     super::{
         Action, Address, Answers, Carried, Config, Daemon, Detours, Engine, EngineStatus, Event,
-        Family, Filter, Health, Heard, Intent, NicStatus, OnStop, Opening, OwnRules, Phase, Place,
+        Family, Filter, Health, Heard, Intent, LetPass, NicStatus, OnStop, Opening, OwnRules, Phase, Place,
         Plan, Received, Shunt, carry::detours,
     },
     guard::{Guard, View},
@@ -601,7 +601,7 @@ impl Bench {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Outcome {
     nics: Vec<(String, Phase, Option<String>)>,
-    policies: BTreeMap<u32, (String, u32, u32)>,
+    policies: BTreeMap<u32, (String, u32, LetPass)>,
     bound: Option<[u32; 2]>,
     filter: Option<Filter>,
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    super::{Action, Event, Filter, Phase},
+    super::{Action, Event, Filter, LetPass, Phase},
     bench::{Bench, COMMAND_PORT, DEADLINE, REPLAY_PORT},
     kube_ovn::Sequence,
     node::{BRIDGE, Datapath, KUBE_OVN, NIC, NIC_INDEX, NODE_IP, NODE_IP6, Op, VIP, address},
@@ -388,7 +388,7 @@ fn a_nic_pulled_out_and_put_back_is_guarded_under_its_new_index() {
     let index = bench.node.index(NIC).unwrap();
     assert_ne!(index, NIC_INDEX);
     assert_eq!(bench.nic().ifindex, index);
-    assert_eq!(bench.guard.policies[&index], (NIC.to_owned(), Phase::Free.withhold(false), 0));
+    assert_eq!(bench.guard.policies[&index], (NIC.to_owned(), Phase::Free.withhold(false), LetPass::new()));
     assert!(bench.keepalived().view.trusts(index, NIC));
 
     // The daemon has opened its sockets anew.

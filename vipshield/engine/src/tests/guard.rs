@@ -6,7 +6,7 @@ use std::{
 };
 
 use vipshield_common::guard::{
-    Held, IfName, NicPolicy, Reason,
+    Held, IfName, NicPolicy, REASONS, Reason,
     rules::{
         ADDRESS, Entry, KNOWN, LinkSaid, OF_DAEMON, REMOVAL, REPLAYED, RULES, TABLE,
         facts_of_address, facts_of_link, facts_of_policy, judge,
@@ -16,7 +16,7 @@ use vipshield_common::guard::{
 use vipshield_common::rule::When;
 
 use super::{
-    super::{About, Address, Link, Withheld, rules::GuardRule},
+    super::{About, Address, LetPass, Link, Withheld, rules::GuardRule},
     bench::REPLAY_PORT,
     node::{Message, Node},
     seeded::is_without,
@@ -26,7 +26,7 @@ use super::{
 #[derive(Clone, Debug, Default)]
 pub(super) struct Guard {
     /// Name, what is withheld and what passes of it, by interface index.
-    pub(super) policies: BTreeMap<u32, (String, u32, u32)>,
+    pub(super) policies: BTreeMap<u32, (String, u32, LetPass)>,
     /// Netlink ports whose requests pass.
     pub(super) ports: BTreeSet<u32>,
     names: BTreeMap<String, u32>,
@@ -37,8 +37,8 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    pub(super) fn set(&mut self, ifindex: u32, name: &str, bits: u32, passes: u32) {
-        let before = self.policies.insert(ifindex, (name.to_owned(), bits, passes));
+    pub(super) fn set(&mut self, ifindex: u32, name: &str, bits: u32, passes: &LetPass) {
+        let before = self.policies.insert(ifindex, (name.to_owned(), bits, passes.clone()));
         let before = before.map_or(0, |(_, bits, _)| bits);
         if (before ^ bits) & withhold::RENAME != 0 {
             self.begin_epoch(ifindex);
@@ -113,7 +113,11 @@ impl Guard {
 
     fn policy(&self, ifindex: u32) -> Option<NicPolicy> {
         let (name, withhold, passes) = self.policies.get(&ifindex)?;
-        Some(NicPolicy { name: padded(name), withhold: *withhold, passes: *passes })
+        let mut places = [0; REASONS];
+        for message in passes.keys() {
+            places[message.reason() as usize] = 1;
+        }
+        Some(NicPolicy { name: padded(name), withhold: *withhold, passes: places })
     }
 
     fn facts(&self, link: &Link, of_bridge: bool) -> u32 {

@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::{
     super::{
-        About, Action, Address, CommandSocket, Daemon, Event, Family, Filter, Heard, Intent, Link,
+        About, Action, Address, CommandSocket, Daemon, Event, Family, Filter, Heard, Intent, LetPass, Link,
         MonitorSocket, Role, Route, Rule, RuleKind, SocketId, VrrpSocket, Withheld,
         rules::GuardRule, world::usual,
     },
@@ -112,7 +112,7 @@ fn an_about() -> impl Strategy<Value = About> {
 pub(super) fn an_action() -> impl Strategy<Value = Action> {
     prop_oneof![
         (an_index(), a_name(), any::<u32>()).prop_map(|(ifindex, name, withhold)| {
-            Action::SetPolicy { ifindex, name, withhold, passes: 0 }
+            Action::SetPolicy { ifindex, name, withhold, passes: LetPass::new() }
         }),
         (an_index(), a_name()).prop_map(|(ifindex, name)| Action::ClearPolicy { ifindex, name }),
         a_socket().prop_map(|socket| Action::Guard { socket }),
