@@ -27,7 +27,8 @@ use vipshield_common::{
 use crate::{
     maps::{
         ADDRESSES_HELD, COMMAND_PORTS, EPOCHS, LINK_HELD, NAMES, NICS, OWN_ADDRESSES,
-        REPLAYED as REPLAYED_NOW, REPORTS, SOCKETS, alive, count, count_own_rule, count_rule, now_ns,
+        REPLAYED as REPLAYED_NOW, REPORTS, SOCKETS, alive, count, count_own_rule, count_rule,
+        now_ns,
     },
     netlink::{
         AF_BRIDGE, AF_INET6, ATTRIBUTE, AddressMessage, Attribute, HEADER, Header, IFF_RUNNING,

@@ -48,7 +48,10 @@ use crate::{
     daemons::{Probes, ScanError, Scanner},
     engine::{Config, Engine, Event, Handover, OnStop, record::Clocks},
     metrics::Scrapes,
-    net::{Announcer, Carrier, CarryError, Groups, Monitor, MonitorError, Read, Replay, Vips},
+    net::{
+        Announcer, Carrier, CarryError, Groups, Monitor, MonitorError, Neighbours, Read, Replay,
+        Vips,
+    },
     recording::{Recorder, WriteError},
     signals::Signals,
     status::{Absence, Answer, Asked, Request, Server, ServerError, Status},
@@ -107,6 +110,8 @@ pub struct Parts {
     pub replay: Replay,
     /// For `Action::Carry` and `Action::StandIn`.
     pub carrier: Carrier,
+    /// Who is known where.
+    pub neighbours: Neighbours,
     /// For `Action::Answer`.
     pub groups: Groups,
     /// For `Action::RemoveVip` and `Action::MoveVip`.
@@ -454,6 +459,9 @@ impl Driver {
                     return Err(DriverError::Heartbeat);
                 }
                 self.renew().await;
+                if let Err(error) = self.parts.neighbours.hear(monotonic()?) {
+                    debug!("{}", causes(&error));
+                }
                 self.tidy().await?;
                 self.inquiry.make(self.work.engine.switches().into_keys());
                 // The ring buffer wakes before it is counted that something had no room in it.

@@ -32,7 +32,7 @@ use vipshield::{
     driver::{Beginning, Driver, Outcome, Parts, forward_ebpf_log},
     engine::Config,
     logging, metrics,
-    net::{Announcer, Carrier, Groups, Monitor, OWN, Replay, Vips},
+    net::{Announcer, Carrier, Groups, Monitor, Neighbours, OWN, Replay, Vips},
     status::Server,
     succession::Answered,
 };
@@ -158,6 +158,7 @@ async fn run(options: Run) -> Result<Outcome> {
         monitor,
         replay,
         carrier,
+        neighbours: Neighbours::open()?,
         groups: Groups::open().context("a packet socket (needs CAP_NET_RAW)")?,
         vips,
         announcer: Announcer::open()?,

@@ -1,4 +1,4 @@
-//! Neighbours that are new while the node's addresses are on their way.
+//! Neighbours while the node's addresses are on their way: those that are new, and those that the node knew before.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
@@ -8,12 +8,16 @@ use anyhow::{Context as _, Result, ensure};
 
 use serde_json::Value;
 
+use super::ground::Ground;
+use super::matrix::{OWED_TO_THE_MACHINE, SEQUENCES};
 use super::{Context, Runs, Scenario, ground};
 use crate::clock;
 use crate::config::{LabConfig, Prefix};
 use crate::lab::Lab;
 use crate::measure::{self, Role};
 use crate::sequence::{At, Sequence, StepKind, Undisturbed, Verdict};
+use crate::witness::probe::Probe;
+use crate::witness::timeline::Window;
 
 /// Before which step of which sequence, and how its name says so. The first of `ReplaceAddress` is
 /// where an address is on no interface at all.
@@ -28,10 +32,29 @@ const MOMENTS: [(Sequence, StepKind, &str); 5] = [
 /// A question about a neighbour is asked again after a second: what is answered by then was
 /// answered the first time.
 const FIRST: Duration = Duration::from_millis(900);
+/// Between two probes.
+const PERIOD: Duration = Duration::from_millis(1);
 /// Nobody listens there: the kernel says so.
 const PORT: u16 = 9;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
+    let mut all = new_neighbours();
+    for (role, suffix) in [(Role::Master, ""), (Role::Backup, "-backup")] {
+        let name = format!("known-neighbours{suffix}");
+        let about = "IPv4 and IPv6: the node answers a neighbour that it knew before at once, while its NIC is taken and \
+                     given back";
+        let directory = name.clone();
+        let mut scenario = Scenario::new(&name, about, true, move |context| {
+            let directory = directory.clone();
+            async move { Box::pin(keep(context, role, &directory)).await }
+        });
+        scenario.measures = true;
+        all.push(scenario);
+    }
+    all
+}
+
+fn new_neighbours() -> Vec<Scenario> {
     MOMENTS
         .into_iter()
         .map(|(sequence, kind, step)| {
@@ -52,9 +75,13 @@ fn config(context: &Context, dual: bool) -> LabConfig {
     for (key, value) in [("arp_ignore", 1), ("arp_announce", 2)] {
         config.commands.push(format!("echo {value} > /proc/sys/net/ipv4/conf/all/{key}"));
     }
-    if !dual {
-        return config;
+    if dual {
+        add_ipv6(&mut config);
     }
+    config
+}
+
+fn add_ipv6(config: &mut LabConfig) {
     let six = |last| Prefix {
         address: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last).into(),
         length: 64,
@@ -63,7 +90,43 @@ fn config(context: &Context, dual: bool) -> LabConfig {
         node.addresses.push(six(last));
     }
     config.client.push(six(0x100));
-    config
+}
+
+async fn keep(context: Context, role: Role, directory: &str) -> Runs {
+    let mut ground = Ground::furnished(&context, role, add_ipv6).await?;
+    let outcome = kept(&mut ground).await;
+    if let Some(logs) = &context.logs {
+        ground.lab.save_logs(&logs.join(directory))?;
+    }
+    outcome.map(|()| Vec::new())
+}
+
+async fn kept(ground: &mut Ground) -> Result<()> {
+    ground.start_vipshield().await?;
+    let own: Vec<IpAddr> =
+        ground.lab.node(0)?.config.addresses.iter().map(|own| own.address).collect();
+    let client = &ground.lab.client;
+    let probes: Vec<Probe> =
+        own.iter().map(|ip| Probe::start(client, *ip, PERIOD)).collect::<Result<_>>()?;
+    let mut lost = Vec::new();
+    for sequence in SEQUENCES {
+        let from = clock::now();
+        ground.bring(sequence).await?;
+        let window = Window { from, to: clock::now() };
+        let down = ground.seen_since(from).nic_down_ms;
+        for (ip, probe) in own.iter().zip(&probes) {
+            let seen = probe.report(window);
+            println!(
+                "{sequence}, {ip}: {} lost, longest gap {:.0} ms, {down:.1} ms NIC down",
+                seen.lost, seen.longest_gap_ms
+            );
+            if seen.lost > down as u64 + OWED_TO_THE_MACHINE {
+                lost.push(format!("{sequence}, {ip}: {} probes, {down:.1} ms NIC down", seen.lost));
+            }
+        }
+    }
+    ensure!(lost.is_empty(), "lost: {}", lost.join("; "));
+    ground.finish().await
 }
 
 async fn meet(context: Context, sequence: Sequence, kind: StepKind, directory: &str) -> Runs {

@@ -82,7 +82,7 @@ pub use self::{
     names::Opening,
     nic::{BOUNDS as TRANSITION_BOUNDS, Transitions},
     notice::{Notice, Weight},
-    own::{Message, OwnRule, OwnRules, Pass, LetPass, Scope, Tell, Truth, VipRole},
+    own::{LetPass, Message, OwnRule, OwnRules, Pass, Scope, Tell, Truth, VipRole},
     phase::{Phase, Signs, derive},
     probe::Received,
     speakers::Speaker,

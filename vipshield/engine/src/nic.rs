@@ -25,7 +25,7 @@ use super::{
     belief::{Believed, OfNic},
     carry::Route,
     in_force::InForce,
-    own::{Message, LetPass},
+    own::{LetPass, Message},
     phase::{self, Phase, Signs},
     rules::{self, Standing, TELLING, Telling, WHEREABOUTS, Whereabouts, Withholds, word},
     world::{Address, Family, Link, SocketId, World},

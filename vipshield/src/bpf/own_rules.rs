@@ -44,7 +44,8 @@ impl OwnRules {
     pub(super) fn counts(&self) -> Result<Vec<(String, u64)>, BpfError> {
         let count = |(name, place): (&String, u32)| {
             let per_cpu = self.counts.get(&place, 0);
-            let per_cpu = per_cpu.map_err(|source| BpfError::Map { map: maps::OWN_RULES, source })?;
+            let per_cpu =
+                per_cpu.map_err(|source| BpfError::Map { map: maps::OWN_RULES, source })?;
             Ok((name.clone(), per_cpu.iter().sum()))
         };
         self.names.iter().zip(1..).map(count).collect()

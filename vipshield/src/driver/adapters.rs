@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use log::Level;
+use log::{Level, warn};
 use thiserror::Error;
 use tokio::time::{error::Elapsed, timeout};
 
@@ -20,7 +20,9 @@ use crate::{
     daemons::{self, BorrowError, Scope, SocketError},
     engine::{Action, Engine, Event, Notice, Trigger, VrrpSocket, Weight},
     logging,
-    net::{AnnounceError, CarryError, GroupError, MonitorError, ReplayError, VipError},
+    net::{
+        AnnounceError, CarryError, GroupError, MonitorError, NeighbourError, ReplayError, VipError,
+    },
 };
 
 /// An address is shown within so long, a busy kernel included.
@@ -77,7 +79,7 @@ impl Hands for Adapters<'_> {
             self.tell(notice.clone())?;
             return Ok(Ok(None));
         }
-        let done = timeout(ANSWER, self.try_to(action)).await;
+        let done = timeout(ANSWER, self.try_to(action, monotonic()?)).await;
         Ok(match done.map_err(Into::into).flatten() {
             // What is gone has nothing left to be taken back.
             Err(ActionError::Borrow(error)) if engine.is_ending() && error.is_gone() => Ok(None),
@@ -86,13 +88,25 @@ impl Hands for Adapters<'_> {
     }
 }
 
+/// Without it the kernel asks, as ever.
+fn best_effort(done: Result<(), NeighbourError>) {
+    if let Err(error) = done {
+        warn!("{}", causes(&error));
+    }
+}
+
 impl Adapters<'_> {
-    async fn try_to(&mut self, action: &Action) -> Result<Option<Event>, ActionError> {
+    async fn try_to(
+        &mut self,
+        action: &Action,
+        now: Duration,
+    ) -> Result<Option<Event>, ActionError> {
         let Parts {
             programs,
             monitor,
             replay,
             carrier,
+            neighbours,
             groups,
             vips,
             announcer,
@@ -127,6 +141,10 @@ impl Adapters<'_> {
                 daemons::speak_from_anywhere(daemons::borrow(*socket)?, *from_anywhere)?;
             }
             Action::Carry { ifindex, old, new, detours } => {
+                // Who is led to by a route is known before the route is there.
+                if !new.routes.is_empty() {
+                    best_effort(neighbours.carry(*ifindex, now));
+                }
                 carrier.change(*ifindex, old, new, detours.as_ref()).await?;
             }
             Action::RestoreRoutes { source, except } => {
@@ -134,6 +152,9 @@ impl Adapters<'_> {
             }
             Action::Shunt { ifindex, shunt } => {
                 programs.set_shunt(*ifindex, *shunt)?;
+                if let Some(shunt) = shunt {
+                    best_effort(neighbours.join(*ifindex, shunt.bearer, now));
+                }
                 // One that has joined since it was last heard of throws what is to be thrown when it joins.
                 if shunt.is_some_and(|shunt| shunt.trigger == Trigger::Join) {
                     monitor.ask_for_link(*ifindex)?;

@@ -6,6 +6,7 @@ mod clsact;
 mod dump;
 mod groups;
 mod monitor;
+mod neighbours;
 mod own;
 mod replay;
 mod route;
@@ -22,6 +23,7 @@ pub use self::{
     dump::dump,
     groups::{GroupError, Groups},
     monitor::{Monitor, MonitorError, Read},
+    neighbours::{NeighbourError, Neighbours},
     own::{ANCHOR, EARLY_ANCHOR, OWN, STAND_IN},
     replay::{Replay, ReplayError},
     switch::{Service, SwitchError, service},

@@ -1,7 +1,7 @@
 //! Events and actions, each in a line.
 
 use crate::{
-    About, Action, Event, Heard, Intent, Link, LetPass, own,
+    About, Action, Event, Heard, Intent, LetPass, Link, own,
     rules::Withholds,
     wire::{Content, Frame},
 };

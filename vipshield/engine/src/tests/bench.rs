@@ -11,8 +11,8 @@ use vipshield_common::guard::withhold;
 use super::{
     super::{
         Action, Address, Answers, Carried, Config, Daemon, Detours, Engine, EngineStatus, Event,
-        Family, Filter, Health, Heard, Intent, LetPass, NicStatus, OnStop, Opening, OwnRules, Phase, Place,
-        Plan, Received, Shunt, carry::detours,
+        Family, Filter, Health, Heard, Intent, LetPass, NicStatus, OnStop, Opening, OwnRules,
+        Phase, Place, Plan, Received, Shunt, carry::detours,
     },
     guard::{Guard, View},
     keepalived::Keepalived,

@@ -388,7 +388,10 @@ fn a_nic_pulled_out_and_put_back_is_guarded_under_its_new_index() {
     let index = bench.node.index(NIC).unwrap();
     assert_ne!(index, NIC_INDEX);
     assert_eq!(bench.nic().ifindex, index);
-    assert_eq!(bench.guard.policies[&index], (NIC.to_owned(), Phase::Free.withhold(false), LetPass::new()));
+    assert_eq!(
+        bench.guard.policies[&index],
+        (NIC.to_owned(), Phase::Free.withhold(false), LetPass::new())
+    );
     assert!(bench.keepalived().view.trusts(index, NIC));
 
     // The daemon has opened its sockets anew.

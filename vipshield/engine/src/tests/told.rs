@@ -6,8 +6,8 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::{
     super::{
-        About, Action, Address, CommandSocket, Daemon, Event, Family, Filter, Heard, Intent, LetPass, Link,
-        MonitorSocket, Role, Route, Rule, RuleKind, SocketId, VrrpSocket, Withheld,
+        About, Action, Address, CommandSocket, Daemon, Event, Family, Filter, Heard, Intent,
+        LetPass, Link, MonitorSocket, Role, Route, Rule, RuleKind, SocketId, VrrpSocket, Withheld,
         rules::GuardRule, world::usual,
     },
     bench::{COMMAND_PORT, REPLAY_PORT},
