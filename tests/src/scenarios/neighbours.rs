@@ -120,7 +120,6 @@ async fn kept(ground: &mut Ground) -> Result<()> {
                 "{sequence}, {ip}: {} lost, longest gap {:.0} ms, {down:.1} ms NIC down",
                 seen.lost, seen.longest_gap_ms
             );
-            println!("{:?} of {:?}", seen.lost_at_ms, seen.longest_gap_at_ms);
             if seen.lost > down as u64 + OWED_TO_THE_MACHINE {
                 lost.push(format!("{sequence}, {ip}: {} probes, {down:.1} ms NIC down", seen.lost));
             }

@@ -210,8 +210,13 @@ impl Provider<'_> {
         match self.datapath {
             Datapath::Bridge(tool) => {
                 let rtnl = &self.host.rtnl;
-                let add =
-                    || if rtnl.exists(bridge) { Ok(()) } else { rtnl.add_bridge(bridge, &mac) };
+                let add = || {
+                    if rtnl.exists(bridge) {
+                        return Ok(());
+                    }
+                    rtnl.add_bridge(bridge, &mac)?;
+                    self.host.limit_waiting(bridge)
+                };
                 tool.then(add).await
             }
             Datapath::Ovs(ovs) => {
@@ -225,7 +230,12 @@ impl Provider<'_> {
                 if is_new {
                     args.push(&hwaddr);
                 }
-                said(ovs.vsctl(&args).await)
+                said(ovs.vsctl(&args).await)?;
+                // Its interface may come a little later: then it is as the kernel makes it.
+                if is_new && self.host.rtnl.exists(bridge) {
+                    self.host.limit_waiting(bridge)?;
+                }
+                Ok(())
             }
         }
     }
