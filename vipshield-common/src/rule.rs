@@ -49,7 +49,8 @@ impl When {
     #[inline(always)]
     #[must_use]
     pub const fn fits(self, facts: u32) -> bool {
-        facts & self.mask == self.value
+        // The oldest instruction set has no arithmetic of 32 bits.
+        facts as u64 & self.mask as u64 == self.value as u64
     }
 }
 

@@ -7,6 +7,8 @@
 //! It looks at the facts (`look`), in the order in which the rules ask for them, and does what the first
 //! rule says that fits (`vipshield_common::guard::rules`). Anything it does not understand passes.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::{
     EbpfContext as _, helpers::generated::bpf_get_socket_cookie, macros::socket_filter,
     programs::SkBuffContext,
@@ -18,10 +20,11 @@ use vipshield_common::{
         AddressKey, GuardReport, GuardedSocket, Held, HeldAddress, IFNAMSIZ, IfName, NicPolicy,
         rules::{
             ADDRESS, ANSWER, DUMP, Entry, KNOWN, LINK, LinkSaid, MALFORMED, OF_DAEMON, OWN_RULE,
-            REMOVAL, REPLAYED, RULES, STALE, TABLE, UNKNOWN_SOCKET, Verdict, facts_of_address,
-            facts_of_link, facts_of_policy, judge, own_rule,
+            REMOVAL, REPLAYED, RULES, STALE, TABLE, Then, UNKNOWN_SOCKET, Verdict,
+            facts_of_address, facts_of_link, facts_of_policy, judge, own_rule,
         },
     },
+    rule::When,
 };
 
 use crate::{
@@ -53,9 +56,9 @@ static GUARD_RULES: [Entry; RULES.len()] = TABLE;
 fn netlink_guard(skb: SkBuffContext) -> i64 {
     // SAFETY: the context of a socket filter is a `__sk_buff`.
     let cookie = unsafe { bpf_get_socket_cookie(skb.as_ptr()) };
-    let mut report = NOTHING_YET;
+    let mut report = nothing_yet();
     let facts = look(&skb, cookie, &mut report);
-    let verdict = judge(entry, facts);
+    let verdict = judge(when, then, facts);
     count_rule(verdict.rule);
     if facts & OWN_RULE != 0 {
         note_own_rule(facts, &report);
@@ -81,30 +84,42 @@ fn netlink_guard(skb: SkBuffContext) -> i64 {
     0
 }
 
-/// An entry of the table. The compiler must not know what is there: the loader may replace it.
+/// An entry of the table.
 #[inline(always)]
-fn entry(number: usize) -> Entry {
+const fn entry(number: usize) -> *const Entry {
     // SAFETY: the caller asks for one of RULES.len(), and that many there are.
-    unsafe { (&raw const GUARD_RULES).cast::<Entry>().add(number).read_volatile() }
+    unsafe { (&raw const GUARD_RULES).cast::<Entry>().add(number) }
+}
+
+/// When it decides. The compiler must not know what is there: the loader may replace it.
+#[inline(always)]
+fn when(number: usize) -> When {
+    // SAFETY: it is a constant of this program's.
+    unsafe { (&raw const (*entry(number)).when).read_volatile() }
+}
+
+/// What follows.
+#[inline(always)]
+fn then(number: usize) -> Then {
+    // SAFETY: as above.
+    unsafe { (&raw const (*entry(number)).then).read_volatile() }
 }
 
 /// Every byte of it is written: before Linux 6.3 the verifier refuses a program that may read something on its
-/// stack that it has not written (`check_stack_read_fixed_off` in `kernel/bpf/verifier.c`).
-const NOTHING_YET: GuardReport = GuardReport {
-    time_ns: 0,
-    cookie: 0,
-    ifindex: 0,
-    requester: 0,
-    link_flags: 0,
-    message_type: 0,
-    reason: 0,
-    rule: 0,
-    family: 0,
-    prefix_len: 0,
-    padding: [0; 6],
-    address: [0; 16],
-    name: [0; IFNAMSIZ],
-};
+/// stack that it has not written (`check_stack_read_fixed_off` in `kernel/bpf/verifier.c`). Word by word: what the
+/// compiler makes of a constant is a loop over bytes, which takes longer than all that a message is asked for.
+#[inline(always)]
+fn nothing_yet() -> GuardReport {
+    const WORDS: usize = size_of::<GuardReport>() / size_of::<u64>();
+    let mut report = MaybeUninit::<GuardReport>::uninit();
+    let words = report.as_mut_ptr().cast::<u64>();
+    for word in 0..WORDS {
+        // SAFETY: so many words it is long, and aligned as one.
+        unsafe { words.add(word).write_volatile(0) };
+    }
+    // SAFETY: all of it is integers, and written.
+    unsafe { report.assume_init() }
+}
 
 /// The facts of a message, as far as they matter, and what would be reported of it.
 #[inline(always)]

@@ -297,13 +297,12 @@ pub struct Verdict {
 }
 
 /// What follows from `facts` by the first entry of a table that fits; if there is none, it passes.
-/// `entry` reads an entry of [`RULES`]`.len()`.
+/// `when` and `then` read those of an entry of [`RULES`]`.len()`; the latter is asked for once.
 #[inline(always)]
-pub fn judge(entry: impl Fn(usize) -> Entry, facts: u32) -> Verdict {
+pub fn judge(when: impl Fn(usize) -> When, then: impl Fn(usize) -> Then, facts: u32) -> Verdict {
     for number in 0..RULES.len() {
-        let Entry { when, then } = entry(number);
-        if when.fits(facts) {
-            return Verdict { rule: number as u8, then };
+        if when(number).fits(facts) {
+            return Verdict { rule: number as u8, then: then(number) };
         }
     }
     Verdict { rule: RULES.len() as u8 - 1, then: Then::PASS }

@@ -54,7 +54,7 @@ fn every_rule_of_the_guards_has_its_counter() {
 }
 
 fn by_table(facts: u32) -> Verdict {
-    judge(|number| TABLE[number], facts)
+    judge(|number| TABLE[number].when, |number| TABLE[number].then, facts)
 }
 
 /// What ends the look leaves all other facts at 0, and must decide alone: see `look` in the eBPF program.
@@ -126,9 +126,9 @@ fn without_any_of_its_rules_the_guard_judges_otherwise() {
         let verdict = by_table(facts);
         assert_eq!(RULES[usize::from(verdict.rule)].name, name, "{facts:b}");
         // What never fits is as good as not there.
-        let never =
-            Entry { when: vipshield_common::rule::When { mask: 0, value: 1 }, ..TABLE[number] };
-        let without = judge(|n| if n == number { never } else { TABLE[n] }, facts);
+        let never = When { mask: 0, value: 1 };
+        let without =
+            judge(|n| if n == number { never } else { TABLE[n].when }, |n| TABLE[n].then, facts);
         let was = (verdict.then.reason(), verdict.then.settles());
         let now = (without.then.reason(), without.then.settles());
         assert_eq!((was.0 == 0) != (now.0 == 0), turns, "{name}: {was:?}, without it {now:?}");
@@ -141,8 +141,8 @@ fn without_any_of_its_rules_the_guard_judges_otherwise() {
 /// A table that has no entry that fits withholds nothing.
 #[test]
 fn a_table_without_an_answer_passes() {
-    let never = Entry { when: vipshield_common::rule::When { mask: 0, value: 1 }, ..TABLE[13] };
-    assert_eq!(judge(|_| never, u32::MAX).then.reason(), 0);
+    let never = When { mask: 0, value: 1 };
+    assert_eq!(judge(|_| never, |n| TABLE[n].then, u32::MAX).then.reason(), 0);
 }
 
 /// Every combination that may be hits a rule, each rule is hit, and without it something else follows.

@@ -8,8 +8,8 @@ use std::{
 use vipshield_common::guard::{
     Held, IfName, NicPolicy, REASONS, Reason,
     rules::{
-        ADDRESS, Entry, KNOWN, LinkSaid, OF_DAEMON, REMOVAL, REPLAYED, RULES, TABLE,
-        facts_of_address, facts_of_link, facts_of_policy, judge,
+        ADDRESS, KNOWN, LinkSaid, OF_DAEMON, REMOVAL, REPLAYED, RULES, TABLE, facts_of_address,
+        facts_of_link, facts_of_policy, judge,
     },
     withhold,
 };
@@ -94,7 +94,7 @@ impl Guard {
                 (*ifindex, *requester, REMOVAL | facts)
             }
         };
-        let verdict = judge(entry, facts);
+        let verdict = judge(when, |number| TABLE[number].then, facts);
         if let Message::Address(_, address, _) | Message::AddressRemoved(_, address, _) = message {
             let key = (pid, ifindex, address.ip);
             self.addresses.remove(&key);
@@ -145,10 +145,9 @@ impl Guard {
 }
 
 /// An entry of the table; one that is left out never fits.
-fn entry(number: usize) -> Entry {
+fn when(number: usize) -> When {
     let never = When { mask: 0, value: 1 };
-    let when = if is_without("guard", RULES[number].name) { never } else { TABLE[number].when };
-    Entry { when, ..TABLE[number] }
+    if is_without("guard", RULES[number].name) { never } else { TABLE[number].when }
 }
 
 fn padded(name: &str) -> IfName {
