@@ -222,6 +222,8 @@ pub struct ShieldConfig {
     pub instance: Option<&'static str>,
     /// It has this configuration file, and no interface is named beside that.
     pub file: Option<&'static str>,
+    /// It only looks.
+    pub observes: bool,
     /// Where it serves metrics, if it is told an interface to guard; nowhere else.
     pub metrics: Option<&'static str>,
 }

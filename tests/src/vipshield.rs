@@ -35,10 +35,11 @@ pub enum Place<'a> {
 }
 
 /// Whether nothing that is there waits to be guarded, by what `vipshield status -o json` says. A daemon
-/// that has just ended does not count, nor do those of other nodes, and labs, on this machine.
+/// that has just ended does not count, nor do those of other nodes, and labs, on this machine; and one that only
+/// observes guards nothing.
 #[must_use]
 pub fn is_ready(status: &Value) -> bool {
-    let aside = ["waited for", "another network namespace"];
+    let aside = ["waited for", "another network namespace", "it only observes"];
     let gone = |reason: &Value| {
         reason.as_str().is_some_and(|reason| aside.iter().any(|words| reason.contains(words)))
     };
@@ -115,6 +116,7 @@ impl Vipshield {
         let daemon = run
             .arg(&socket)
             .args(if how.keeps { &[][..] } else { &["--on-stop", "release"] })
+            .args(how.observes.then_some("--observe"))
             .args(how.instance.map(|instance| ["--instance", instance]).into_iter().flatten())
             .args(nic.map(|nic| ["--interface", nic, "--metrics", metrics]).into_iter().flatten())
             .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned()))

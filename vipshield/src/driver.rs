@@ -264,7 +264,8 @@ impl Driver {
 
     /// What lasts for longer than this process is left, or taken away, once nothing is withheld any more.
     async fn end(self, End { kept, mut undone }: End) -> Result<(), DriverError> {
-        let Self { parts: Parts { mut programs, carrier, pins, .. }, work, pulse, .. } = self;
+        let Self { parts: Parts { mut programs, carrier, pins, config, .. }, work, pulse, .. } =
+            self;
         drop(pulse);
         match work.engine.on_stop() {
             // Dropped, they would take with them what is attached.
@@ -279,7 +280,10 @@ impl Driver {
             }
         }
         // The next one reads them.
-        if !kept && let Err(error) = pins.remove() {
+        if !kept
+            && !config.observe
+            && let Err(error) = pins.remove()
+        {
             warn!("tables of names and sockets stay pinned in {BPFFS}: {error}");
             undone = undone.saturating_add(1);
         }
@@ -322,13 +326,15 @@ impl Driver {
         self.at_work(&mut succession).await;
         self.settle().await?;
         self.at_work(&mut succession).await;
-        // Only now does the table of NICs say as much as that of the one before.
-        self.parts.pins.keep(&self.parts.programs);
-        // By now it is known what of it is wanted.
-        match self.parts.carrier.sweep(&self.work.engine.in_force()).await {
-            Ok(0) => {}
-            Ok(swept) => info!("{swept} objects of an earlier vipshield taken back"),
-            Err(error) => warn!("what an earlier vipshield has left stays: {}", causes(&error)),
+        if !self.parts.config.observe {
+            // Only now does the table of NICs say as much as that of the one before.
+            self.parts.pins.keep(&self.parts.programs);
+            // By now it is known what of it is wanted.
+            match self.parts.carrier.sweep(&self.work.engine.in_force()).await {
+                Ok(0) => {}
+                Ok(swept) => info!("{swept} objects of an earlier vipshield taken back"),
+                Err(error) => warn!("what an earlier vipshield has left stays: {}", causes(&error)),
+            }
         }
         let Some(succession) = succession else { return Ok(true) };
         self.parts.server.step_in()?;

@@ -6,7 +6,7 @@ use std::{
     process::{self, Stdio},
 };
 
-use anyhow::{Context as _, Error, Result};
+use anyhow::{Context as _, Error, Result, ensure};
 use log::{info, warn};
 use vipshield::{
     claim::{Claim, ClaimError, claim},
@@ -28,6 +28,11 @@ const WAITS: &str = "it stands by until the vipshield that runs ends";
 pub(crate) fn enter(options: &Run) -> Result<(Claim, Option<Predecessor>)> {
     match claim(None) {
         Err(ClaimError::Held(holder)) => {
+            ensure!(
+                !options.observe,
+                "a vipshield already guards this network namespace ({holder}): its recording has what this one would \
+                 see (vipshield record FILE); stop it first to see what happens without it"
+            );
             let only = claim(Some(&holder))?;
             Ok((only, Some(Predecessor::new(holder, options.socket.clone()))))
         }

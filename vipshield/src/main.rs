@@ -125,10 +125,13 @@ async fn run(options: Run) -> Result<Outcome> {
         own_addresses: OWN.map(Into::into).to_vec(),
         on_stop: settings.on_stop.into(),
         rules: settings.rules.clone(),
+        observe: options.observe,
     };
     info!("vipshield {} guards {config}", env!("CARGO_PKG_VERSION"));
     // Without it nothing is carried, and that is said each time.
-    if let Err(error) = carrier.prepare().await {
+    if !options.observe
+        && let Err(error) = carrier.prepare().await
+    {
         warn!("{:#}", anyhow::Error::new(error));
     }
     let scanner = Scanner::new(settings.daemons.clone())?;
@@ -151,7 +154,9 @@ async fn run(options: Run) -> Result<Outcome> {
     let monitor = Monitor::open(handle)?;
     programs.post_sentry(&monitor)?;
     programs.see_requests();
-    programs.adopt_classifiers()?;
+    if !options.observe {
+        programs.adopt_classifiers()?;
+    }
     let parts = Parts {
         programs,
         pins: Pins::new(Path::new(BPFFS), scanner.namespace()),

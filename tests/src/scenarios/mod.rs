@@ -24,6 +24,7 @@ mod middle;
 mod midway;
 mod misconfigured;
 mod neighbours;
+mod observe;
 mod owners;
 mod page;
 mod pods;
@@ -240,6 +241,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(variants::scenarios());
     all.extend(uplinks::scenarios());
     all.extend(failover::scenarios());
+    all.extend(observe::scenarios());
     all.extend(owners::scenarios());
     all.extend(page::scenarios());
     all.extend(pods::scenarios());

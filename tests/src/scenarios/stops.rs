@@ -25,6 +25,7 @@ pub(super) const SHIELD: ShieldConfig = ShieldConfig {
     apart: false,
     instance: None,
     file: None,
+    observes: false,
     metrics: None,
 };
 /// How long nothing runs in place of vipshield.

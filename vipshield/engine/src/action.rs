@@ -205,6 +205,19 @@ pub enum Action {
 }
 
 impl Action {
+    /// Whether nothing of the node's, nor of a daemon's, is another for it.
+    pub(super) const fn only_looks(&self) -> bool {
+        matches!(
+            self,
+            Self::Watch { .. }
+                | Self::WatchAddresses { .. }
+                | Self::SetProbe { .. }
+                | Self::Rescan
+                | Self::Tell { .. }
+                | Self::Finish { .. }
+        )
+    }
+
     /// The process that it is about.
     pub(super) fn pid(&self) -> Option<u32> {
         match self {

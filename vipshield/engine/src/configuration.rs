@@ -25,6 +25,14 @@ pub struct Config {
     /// Rules of the operator's own.
     #[serde(default, skip_serializing_if = "OwnRules::is_empty")]
     pub rules: OwnRules,
+    /// It only looks: nothing is withheld, and nothing of the node's or of a daemon's is changed.
+    #[serde(default, skip_serializing_if = "is_no")]
+    pub observe: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+const fn is_no(so: &bool) -> bool {
+    !*so
 }
 
 impl Config {
@@ -55,6 +63,9 @@ impl fmt::Display for Config {
         match self.interfaces.as_slice() {
             [] => f.write_str("the interfaces that VRRP sockets are bound to")?,
             interfaces => f.write_str(&interfaces.join(", "))?,
+        }
+        if self.observe {
+            return f.write_str("; it only observes: nothing is withheld, nothing is changed");
         }
         write!(f, "; what is untrue is withheld for {} ms at the most", self.deadline.as_millis())?;
         let guard = self.rules.guard.iter().map(|rule| rule.name.as_str());

@@ -122,7 +122,8 @@ impl Engine {
         }
         let called =
             if link.name == name { String::new() } else { format!(", now called {}", link.name) };
-        let text = format!("guarded from now on (interface {ifindex}{called})");
+        let how = if self.config.observe { "observed" } else { "guarded" };
+        let text = format!("{how} from now on (interface {ifindex}{called})");
         tell(&mut self.actions, Weight::Info, Some(&name), text);
         let mut nic = Nic::new(link, name, now);
         if let Some(remembered) = self.left.remembered.remove(&ifindex) {

@@ -41,6 +41,10 @@ impl fmt::Display for Health {
 /// What an operator may look for who expects a daemon to be guarded.
 const IDLE: &str = "idle: no daemon that speaks VRRP is seen here; one that starts will be guarded";
 
+/// What somebody should know who relies on it.
+const OBSERVES: &str = "it only observes (--observe): nothing is withheld and nothing is done; run it without that to \
+                        guard this node";
+
 impl Engine {
     /// How all is.
     pub(super) fn health(&self, now: Duration) -> Health {
@@ -56,6 +60,9 @@ impl Engine {
 
     /// What is in the way of being healthy. What an operator should mend comes first.
     fn reasons(&self, now: Duration) -> Vec<String> {
+        if self.config.observe {
+            return vec![OBSERVES.to_owned()];
+        }
         let mut reasons = self.grave(now);
         if !self.looked {
             reasons.push("it has just begun to look for daemons".to_owned());

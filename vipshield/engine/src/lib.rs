@@ -316,13 +316,18 @@ impl Engine {
             .chain(self.next_disuse(self.evaluated))
             .chain(self.next_overdue())
             .chain(self.end())
+            // What is due then is not done.
+            .filter(|at| !self.config.observe || *at > self.evaluated)
             .min()
     }
 
     /// Asks for an action, unless the same is under way or has just failed, or nothing may be put on the
     /// node yet. False: not now.
     fn want(&mut self, action: Action) -> bool {
-        if self.pending.contains(&action) || self.is_too_early(&action) || self.is_put_off(&action)
+        if self.config.observe && !action.only_looks()
+            || self.pending.contains(&action)
+            || self.is_too_early(&action)
+            || self.is_put_off(&action)
         {
             return false;
         }
@@ -390,6 +395,9 @@ impl Engine {
         if !overdue.is_empty() {
             for truth in &overdue {
                 nic.settle(*truth);
+            }
+            if self.config.observe {
+                overdue.clear();
             }
             nic.released += overdue.len() as u64;
             // With the truth told, the phase is another one.
@@ -500,7 +508,10 @@ impl Engine {
     /// there, and would never know.
     fn show_addresses(&mut self, ifindex: u32) {
         let Some(nic) = self.nics.get_mut(&ifindex) else { return };
-        let back = nic.take_back(&self.world);
+        let mut back = nic.take_back(&self.world);
+        if self.config.observe {
+            back.clear();
+        }
         for address in back {
             let text = format!("{address} is back, on the bridge: the daemons are shown it");
             let name = self.nics.get(&ifindex).map(|nic| nic.name.as_str());

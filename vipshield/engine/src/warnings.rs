@@ -82,6 +82,9 @@ impl Engine {
     }
 
     fn findings(&self, now: Duration) -> Vec<Finding> {
+        if self.config.observe {
+            return Vec::new();
+        }
         let mut findings = self.unguarded(now);
         for daemon in self.world.daemons.values() {
             findings.extend(daemon.trouble.iter().map(|trouble| Finding {

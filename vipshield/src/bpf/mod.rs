@@ -375,7 +375,8 @@ impl Programs {
 
     /// Watches an interface, or does so no longer. Attached as for [`Programs::set_shunt`].
     pub fn set_watch(&mut self, ifindex: u32, wanted: bool) -> Result<(), BpfError> {
-        Watches::set(&mut self.classifiers, &mut self.ebpf, ifindex, wanted)
+        let is_nic = self.nics.get(&ifindex, 0).is_ok();
+        Watches::set(&mut self.classifiers, &mut self.ebpf, ifindex, is_nic, wanted)
     }
 
     /// Reports claims of exactly these addresses; [`MAX_ADDRESSES`] at the most.

@@ -51,20 +51,25 @@ impl Watches {
         cpus.saturating_mul(SOURCES_PER_CPU).max(MAX_SOURCES)
     }
 
-    /// Watches an interface, or does so no longer.
+    /// Watches an interface, or does so no longer. What a shunt needs there goes on with it: putting a program on
+    /// takes the kernel tens of milliseconds, which a transition does not have. `is_nic`: it is a guarded NIC, and
+    /// else a bridge.
     pub(super) fn set(
         classifiers: &mut Classifiers,
         ebpf: &mut Ebpf,
         ifindex: u32,
+        is_nic: bool,
         wanted: bool,
     ) -> Result<(), BpfError> {
-        let both = [Classifier::WatchIngress, Classifier::WatchEgress];
-        for which in both {
-            if wanted {
-                classifiers.attach(ebpf, ifindex, which)?;
-            } else {
+        if !wanted {
+            for which in Classifier::ALL {
                 classifiers.detach(ifindex, which);
             }
+            return Ok(());
+        }
+        let end = if is_nic { Classifier::ShuntIngress } else { Classifier::ShuntEgress };
+        for which in [Classifier::WatchIngress, Classifier::WatchEgress, end] {
+            classifiers.attach(ebpf, ifindex, which)?;
         }
         Ok(())
     }

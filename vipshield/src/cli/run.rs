@@ -55,6 +55,10 @@ pub struct Run {
     /// containers: one that has handed over and is started again stands by until the other ends
     #[arg(long, value_name = "ID", env = "VIPSHIELD_INSTANCE")]
     pub instance: Option<String>,
+    /// Only look: withhold nothing and change nothing, of the node or of a daemon; to see beforehand what happens, in
+    /// `vipshield events` and in recordings
+    #[arg(long, env = "VIPSHIELD_OBSERVE")]
+    pub observe: bool,
     /// Control socket
     #[arg(long, value_name = "PATH", env = "VIPSHIELD_SOCKET", default_value = DEFAULT_SOCKET)]
     pub socket: PathBuf,

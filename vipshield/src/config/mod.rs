@@ -134,6 +134,10 @@ impl Settings {
     pub fn new(given: &Run, file: Option<File>) -> Self {
         let mut settings = Self::guarding(&given.guarded, file);
         settings.on_stop = given.on_stop.unwrap_or(settings.on_stop);
+        if given.observe {
+            // There is nothing to be kept.
+            settings.on_stop = Leave::Release;
+        }
         settings.metrics = given.metrics.unwrap_or(settings.metrics);
         settings
     }

@@ -320,6 +320,7 @@ mod tests {
                 own_addresses: Vec::new(),
                 on_stop: OnStop::default(),
                 rules: OwnRules::default(),
+                observe: false,
             };
             let frozen = frozen.map(str::to_owned);
             let (now, stalls, kinds) = (Duration::from_secs(100), Vec::new(), BTreeSet::new());

@@ -96,6 +96,7 @@ mod tests {
             own_addresses: Vec::new(),
             on_stop: OnStop::Keep,
             rules: OwnRules::default(),
+            observe: false,
         };
         let clocks = Clocks::default();
         let version = "1".to_owned();

@@ -44,6 +44,7 @@ mod tests {
             own_addresses: Vec::new(),
             on_stop: OnStop::Keep,
             rules: OwnRules::default(),
+            observe: false,
         })
         .hand_over();
         assert_eq!(recall(keep(&state)?), Some(state));

@@ -114,6 +114,7 @@ impl Crowd {
             own_addresses: Vec::new(),
             on_stop: OnStop::default(),
             rules: OwnRules::default(),
+            observe: false,
         });
         let now = Duration::from_secs(100);
         let mut crowd = Self { engine, place, pods, now };

@@ -113,6 +113,7 @@ pub(super) fn engine_for(nics: &[&str]) -> Engine {
         own_addresses: vec![OWN.parse().unwrap()],
         on_stop: OnStop::Release,
         rules: OwnRules::default(),
+        observe: false,
     })
 }
 

@@ -20,6 +20,7 @@ mod many;
 mod missing;
 mod names;
 mod node;
+mod observe;
 mod outranked;
 mod own;
 mod passage;

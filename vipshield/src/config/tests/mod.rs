@@ -143,6 +143,7 @@ fn config() -> crate::engine::Config {
         own_addresses: Vec::new(),
         on_stop: OnStop::Keep,
         rules: OwnRules::default(),
+        observe: false,
     }
 }
 

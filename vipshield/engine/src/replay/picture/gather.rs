@@ -8,7 +8,7 @@ use std::{
 
 use super::{Extent, Kind, Mark, Shade, band::Band, short, short::Row};
 use crate::{
-    Action, Config, Engine, Event, Family, Heard, Link,
+    Action, Config, Daemon, Engine, Event, Family, Heard, Link, Role,
     nic::Nic,
     phase::Phase,
     replay::words,
@@ -96,7 +96,10 @@ impl Gather {
             let place = place(engine, ip);
             self.vips.entry(ip).or_default().set(at, Some(place), self.shown);
         }
-        for daemon in engine.world.daemons.values().filter(|daemon| daemon.is_guarded()) {
+        let seen = |daemon: &&Daemon| {
+            daemon.is_guarded() || engine.config.observe && daemon.role == Role::Vrrp
+        };
+        for daemon in engine.world.daemons.values().filter(seen) {
             let new = || (daemon.name.clone(), Extent { from: at, to: at });
             self.daemons.entry(daemon.pid).or_insert_with(new).1.to = at;
         }

@@ -25,16 +25,21 @@ impl Gather {
         // Those that moved are what it is about.
         nics.retain(|(_, nic)| nic.phase.changes() > 1);
         limit(&mut nics, "NICs", &mut left_out);
-        let title = self.title(&nics);
+        let mut title = self.title(&nics);
+        if header.config.observe {
+            title.push_str(", without vipshield");
+        }
         let began = header.clocks.time_of_day(self.transition.from);
         let about = format!("began {began} UTC, recorded by vipshield {}", header.version);
         let said = std::mem::take(&mut self.said);
         let mut lanes = said_lanes(&nics, &said);
-        self.daemon_lanes(&nics, &said, &mut lanes, &mut left_out);
+        self.daemon_lanes(&nics, &said, header.config.observe, &mut lanes, &mut left_out);
         for (_, nic) in nics {
+            // Where nothing is withheld daemons know what is so.
+            let untrue = if header.config.observe { Band::default() } else { nic.untrue };
             let rows = [
                 ("phase", nic.phase),
-                ("untrue to daemons", nic.untrue),
+                ("untrue to daemons", untrue),
                 ("its traffic: bearer", nic.bearer),
                 ("carried by vipshield", nic.carried),
             ];
@@ -79,6 +84,7 @@ impl Gather {
         &self,
         nics: &[(u32, OfNic)],
         said: &[Said],
+        observed: bool,
         lanes: &mut Vec<Lane>,
         left_out: &mut Vec<String>,
     ) {
@@ -118,7 +124,9 @@ impl Gather {
                 self.withheld.iter().map(|(_, mark)| mark).filter(is_its).cloned().collect();
             let group = format!("{name} (process {pid})");
             lanes.push(marks_lane(&group, "was told".to_owned(), told));
-            lanes.push(marks_lane(&group, "withheld from it".to_owned(), withheld));
+            if !observed {
+                lanes.push(marks_lane(&group, "withheld from it".to_owned(), withheld));
+            }
         }
     }
 }

@@ -22,6 +22,9 @@ use crate::{
 /// So much is shown before and after a transition: an advert of the usual interval is in each.
 const MARGIN: Duration = Duration::from_millis(1_100);
 
+/// So much after one that nobody shielded: what comes of it takes three adverts that are not heard, and a skew.
+const AFTERMATH: Duration = Duration::from_secs(5);
+
 /// Transitions closer than this are one: while names are exchanged a NIC is free in between.
 const APART: Duration = Duration::from_millis(500);
 
@@ -171,7 +174,10 @@ pub fn picture(
     at: Option<Duration>,
 ) -> Result<Picture, NoPicture> {
     let transition = choose(&transitions(header, entries), at, header.clocks)?;
-    let shown = transition.with_margin(MARGIN);
+    let mut shown = transition.with_margin(MARGIN);
+    if header.config.observe {
+        shown.to = transition.to.saturating_add(AFTERMATH);
+    }
     let mut gather = Gather::new(transition, shown, &header.config);
     let mut replay = Replay::new(header);
     for entry in entries.iter().take_while(|entry| entry.at <= shown.to) {
