@@ -127,7 +127,8 @@ async fn run(options: Run) -> Result<Outcome> {
         rules: settings.rules.clone(),
         observe: options.observe,
     };
-    info!("vipshield {} guards {config}", env!("CARGO_PKG_VERSION"));
+    let does = if config.observe { "observes" } else { "guards" };
+    info!("vipshield {} {does} {config}", env!("CARGO_PKG_VERSION"));
     // Without it nothing is carried, and that is said each time.
     if !options.observe
         && let Err(error) = carrier.prepare().await

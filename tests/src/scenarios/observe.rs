@@ -59,6 +59,10 @@ async fn looks(lab: &mut Lab, before: &Objects) -> Result<()> {
         Ok((keepalived.state("VI_1").as_deref() == Some("FAULT")).then_some(()))
     });
     failed.await.context("keepalived has noticed nothing: vipshield did more than look")?;
+    let other = lab.node(1)?.keepalived.as_ref().context("the other keepalived does not run")?;
+    other.wait_for("VI_1", "MASTER", SOON).await.context("the other node does not take over")?;
+    // Its adverts are heard.
+    clock::pass(Duration::from_secs(2)).await;
     let said = shield(lab)?.events().await?.to_string();
     ensure!(said.contains("being taken"), "nothing is said of the bind: {said}");
     let withheld = shield(lab)?.status().await?.pointer("/counters/withheld").cloned();

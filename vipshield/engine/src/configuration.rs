@@ -65,7 +65,7 @@ impl fmt::Display for Config {
             interfaces => f.write_str(&interfaces.join(", "))?,
         }
         if self.observe {
-            return f.write_str("; it only observes: nothing is withheld, nothing is changed");
+            return f.write_str("; nothing is withheld, and nothing changed");
         }
         write!(f, "; what is untrue is withheld for {} ms at the most", self.deadline.as_millis())?;
         let guard = self.rules.guard.iter().map(|rule| rule.name.as_str());

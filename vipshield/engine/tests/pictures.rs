@@ -66,7 +66,7 @@ fn texts(spans: &[Span]) -> Vec<&str> {
 /// After a wanted change: `VIPSHIELD_WRITE_DOCS=1 cargo test -p vipshield-engine --test pictures`.
 #[test]
 fn the_pictures_in_the_docs_are_those_that_are_drawn() {
-    for run in ["bind", "exchange"] {
+    for run in ["bind", "bind-unshielded", "exchange"] {
         let name = format!("{run}.svg");
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/pictures").join(&name);
         let text = svg(&drawn(&format!("{run}.jsonl")));
@@ -76,6 +76,23 @@ fn the_pictures_in_the_docs_are_those_that_are_drawn() {
         let written = fs::read_to_string(&path).unwrap_or_default();
         assert!(written == text, "docs/pictures/{name} differs: see the comment of this test");
     }
+}
+
+/// The same NIC, under a vipshield that only observed.
+#[test]
+fn a_bind_that_nobody_shielded_is_drawn_without_a_shield() {
+    let picture = drawn("bind-unshielded.jsonl");
+    assert!(picture.title.ends_with(", without vipshield"), "{}", picture.title);
+    let lanes: Vec<&str> = picture.lanes.iter().map(|lane| lane.name.as_str()).collect();
+    for shielded in ["withheld from it", "untrue to daemons", "carried by vipshield"] {
+        assert!(!lanes.contains(&shielded), "{lanes:?}");
+    }
+    assert!(!picture.lanes.iter().any(|lane| lane.group == "vipshield did"), "{picture:#?}");
+    let told = shorts(marks(&picture, "keepalived", "was told"));
+    assert!(told.iter().any(|short| *short == "\u{2212}192.0.2.11"), "it is told: {told:?}");
+    let adverts = shorts(marks(&picture, "VRRP adverts", "VRID 51, IPv4"));
+    assert!(adverts.iter().any(|short| short.starts_with("from 192.0.2.12")), "{adverts:?}");
+    assert!(!adverts.last().is_some_and(|short| *short == "sent"), "{adverts:?}");
 }
 
 #[test]

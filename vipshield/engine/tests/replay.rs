@@ -33,6 +33,14 @@ const RUNS: [(&str, &[Phase]); 6] = [
     ("unexchange.jsonl", &[Phase::Bridged, Phase::Returning, Phase::Free]),
 ];
 
+/// Of a vipshield that only observed.
+#[test]
+fn one_that_observed_does_nothing_now_either() {
+    for step in play("bind-unshielded.jsonl") {
+        assert_eq!(step.differs, Vec::<String>::new(), "{step:?}");
+    }
+}
+
 #[test]
 fn what_was_recorded_is_decided_as_it_was() {
     for (run, expected) in RUNS {
