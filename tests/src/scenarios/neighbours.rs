@@ -12,7 +12,7 @@ use super::ground::Ground;
 use super::matrix::{OWED_TO_THE_MACHINE, SEQUENCES};
 use super::{Context, Runs, Scenario, ground};
 use crate::clock;
-use crate::config::{LabConfig, Prefix};
+use crate::config::{DatapathKind, LabConfig, Prefix};
 use crate::lab::Lab;
 use crate::measure::{self, Role};
 use crate::sequence::{At, Sequence, StepKind, Undisturbed, Verdict};
@@ -120,8 +120,15 @@ async fn kept(ground: &mut Ground) -> Result<()> {
                 "{sequence}, {ip}: {} lost, longest gap {:.0} ms, {down:.1} ms NIC down",
                 seen.lost, seen.longest_gap_ms
             );
-            if seen.lost > down as u64 + OWED_TO_THE_MACHINE {
-                lost.push(format!("{sequence}, {ip}: {} probes, {down:.1} ms NIC down", seen.lost));
+            let excusable = down as u64 + OWED_TO_THE_MACHINE;
+            let is_lost =
+                ground.lab.config.datapath == DatapathKind::Bridge && seen.lost > excusable;
+            let waited = seen.longest_gap_ms > clock::millis(clock::patience(FIRST)) + down;
+            if is_lost || waited {
+                lost.push(format!(
+                    "{sequence}, {ip}: {} probes, {:.0} ms in one gap, {down:.1} ms NIC down",
+                    seen.lost, seen.longest_gap_ms
+                ));
             }
         }
     }

@@ -67,11 +67,24 @@ impl Watches {
             }
             return Ok(());
         }
+        while Self::go_on(classifiers, ebpf, ifindex, is_nic)? {}
+        Ok(())
+    }
+
+    /// Puts the next program on that an interface lacks to be watched. False: it lacks none.
+    pub(super) fn go_on(
+        classifiers: &mut Classifiers,
+        ebpf: &mut Ebpf,
+        ifindex: u32,
+        is_nic: bool,
+    ) -> Result<bool, BpfError> {
         let end = if is_nic { Classifier::ShuntIngress } else { Classifier::ShuntEgress };
         for which in [Classifier::WatchIngress, Classifier::WatchEgress, end] {
-            classifiers.attach(ebpf, ifindex, which)?;
+            if classifiers.attach(ebpf, ifindex, which)? {
+                return Ok(true);
+            }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Reports claims of exactly these addresses.
