@@ -101,7 +101,7 @@ impl Engine {
     /// Whether a bridge appeared, and has taken no NIC yet.
     fn awaits_a_transition(&self) -> bool {
         let is_later = |at| self.nics.values().all(|nic| nic.transition_since < at);
-        self.new_bridge.is_some_and(|(_, at)| is_later(at))
+        self.bridge_since.is_some_and(is_later)
     }
 
     /// Whether nothing is under way: no NIC is taken or given back, and nothing is to be done or undone.

@@ -174,7 +174,7 @@ impl Engine {
     fn link_seen(&mut self, link: Link, now: Duration) -> bool {
         // A new bridge is the first step of taking a NIC.
         if link.is_bridge() && !self.world.has_link(link.ifindex) {
-            self.new_bridge = Some((link.ifindex, now));
+            self.bridge_since = Some(now);
         }
         let ifindex = link.ifindex;
         let concerned = self.concerns_known_link(ifindex);

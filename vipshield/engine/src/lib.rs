@@ -185,8 +185,8 @@ pub struct Engine {
     /// Who claims their addresses.
     claims: Claims,
     tally: Tally,
-    /// The last bridge that appeared and may take a NIC next, and when that was.
-    new_bridge: Option<(u32, Duration)>,
+    /// When the last bridge appeared that may take a NIC next.
+    bridge_since: Option<Duration>,
     /// A daemon may start and read what is there, until then.
     turnover_until: Option<Duration>,
     /// Where VIPs are, and what is to be said of that.
@@ -233,7 +233,7 @@ impl Engine {
             told_health: None,
             applied: Applied::default(),
             mentioned: BTreeSet::new(),
-            new_bridge: None,
+            bridge_since: None,
             routers: Routers::default(),
             probes: Probes::default(),
             strangers: Strangers::default(),
@@ -304,7 +304,7 @@ impl Engine {
                 [nic.next_deadline(deadlines), carry]
             })
             .flatten()
-            .chain(self.new_bridge.map(|(_, at)| at.saturating_add(AWAITED)))
+            .chain(self.bridge_since.map(|at| at.saturating_add(AWAITED)))
             .chain(self.turnover_until)
             .chain(self.next_retry())
             .chain(self.world.vips.next_deadline())
@@ -347,7 +347,7 @@ impl Engine {
         self.evaluated = now;
         self.take_configuration();
         let again = self.retries(now);
-        self.new_bridge = self.new_bridge.filter(|(_, at)| at.saturating_add(AWAITED) > now);
+        self.bridge_since = self.bridge_since.filter(|at| at.saturating_add(AWAITED) > now);
         self.turnover_until = self.turnover_until.filter(|until| *until > now);
         self.world.vips.expire(now);
         self.find_nics(now);

@@ -77,7 +77,6 @@ impl Engine {
             self.world.link(nic.ifindex).is_some_and(|link| link.master == Some(ifindex))
         };
         self.is_home(ifindex)
-            || self.new_bridge.is_some_and(|(bridge, _)| bridge == ifindex)
             || self.world.link(ifindex).is_some_and(named)
             || self.nics.values().any(is_master)
             || self.left.names.contains_key(&ifindex)

@@ -240,7 +240,7 @@ impl Engine {
     /// Puts in force, or takes back, what keeps the node reachable through the NIC.
     fn carry(&mut self, ifindex: u32, now: Duration) {
         let Some(nic) = self.nics.get(&ifindex) else { return };
-        let new = nic.wanted_carry(&self.world, self.new_bridge.is_some(), now);
+        let new = nic.wanted_carry(&self.world, self.bridge_since.is_some(), now);
         let detours = Some(self.detours_with(ifindex, &new));
         let news = self.detours != detours;
         let Some(old) = nic.carried.replaced_by(&new, news) else { return };

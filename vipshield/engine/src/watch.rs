@@ -26,9 +26,8 @@ impl Engine {
         interfaces.map(|ifindex| Action::Watch { ifindex, wanted: true }).chain([addresses])
     }
 
-    /// A bridge is one of them as soon as it appears, or has one of a NIC's addresses: it is down then, and
-    /// before Linux 6.6 a program that is attached to an interface which is up costs packets. Since then the kernel holds
-    /// rtnl for tens of milliseconds while one is put on, which is better done before a NIC is on its way.
+    /// A bridge is one of them as soon as it has one of a NIC's addresses: it is down then, and
+    /// before Linux 6.6 a program that is attached to an interface which is up costs packets.
     fn interfaces_to_watch(&self) -> BTreeSet<u32> {
         let home = self.nics.values().flat_map(Nic::home);
         let bridges = home.filter(|address| !address.is_link_local()).flat_map(|address| {
@@ -41,15 +40,9 @@ impl Engine {
             .values()
             .flat_map(|nic| [Some(nic.ifindex), nic.bearer])
             .flatten()
-            .chain(self.new_bridge_to_watch())
             .filter(|ifindex| self.world.has_link(*ifindex))
             .chain(bridges)
             .collect()
-    }
-
-    fn new_bridge_to_watch(&self) -> Option<u32> {
-        let (bridge, _) = self.new_bridge.filter(|_| !self.nics.is_empty())?;
-        self.world.is_bridge(bridge).then_some(bridge)
     }
 
     fn addresses_to_watch(&self) -> BTreeSet<IpAddr> {

@@ -65,7 +65,7 @@ impl Engine {
             what: address.map_or_else(|| "link".to_owned(), |address| address.to_string()),
             due_ns: nanos(since.saturating_add(deadlines.of(address))),
         });
-        let carry = nic.carry_rule(&self.world, self.new_bridge.is_some(), self.evaluated);
+        let carry = nic.carry_rule(&self.world, self.bridge_since.is_some(), self.evaluated);
         let (shunt, _) = nic.shunt_rule(&self.world);
         NicView {
             nic: nic.name.clone(),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::IpAddr, time::Duration};
 
 use super::{
-    super::{Action, Event, ending::AWAITED},
+    super::{Action, Event},
     all,
     bench::{Bench, DEADLINE},
     kube_ovn::Sequence,
@@ -28,18 +28,13 @@ fn both(bench: &Bench) -> BTreeSet<u32> {
 fn nic_and_bearer_are_watched_until_the_end() {
     for (sequence, datapath) in all() {
         let mut bench = ready_for(sequence, datapath);
-        bench.advance(AWAITED);
         assert_eq!(bench.watched, both(&bench), "{sequence:?} on {datapath:?}");
         for step in &bench.steps(sequence) {
             bench.advance(step.takes);
             bench.change(&step.op);
-            // A bridge that appeared may take the NIC.
-            let appeared = sequence.takes().then(|| bench.node.links.keys().max()).flatten();
-            let expected: BTreeSet<u32> =
-                both(&bench).into_iter().chain(appeared.copied()).collect();
-            assert_eq!(bench.watched, expected, "{sequence:?} on {datapath:?} at {step:?}");
+            assert_eq!(bench.watched, both(&bench), "{sequence:?} on {datapath:?} at {step:?}");
         }
-        bench.advance(AWAITED);
+        bench.advance(DEADLINE);
         assert_eq!(bench.watched.len(), 1 + usize::from(sequence.takes()), "{sequence:?}");
         bench.feed(Event::Stop);
         assert!(bench.watched.is_empty(), "{sequence:?} on {datapath:?}");
