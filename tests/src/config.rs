@@ -211,6 +211,7 @@ pub struct LabConfig {
 
 /// How vipshield is run.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "options that do not depend on each other")]
 pub struct ShieldConfig {
     /// What it does at its end is left to it; or else it is told to release everything.
     pub keeps: bool,

@@ -356,6 +356,7 @@ pub fn facts_of_link<'a>(
 }
 
 /// The rule of one's own that passes a message with these facts, by its place; 0 if there is none.
+#[expect(clippy::indexing_slicing, reason = "the index is masked")]
 #[inline(always)]
 #[must_use]
 pub const fn own_rule(policy: &NicPolicy, facts: u32) -> u8 {

@@ -15,13 +15,14 @@ use super::{
     work::Hands,
 };
 use crate::{
-    bpf::{BpfError, Pulse},
+    bpf::{BpfError, Programs, Pulse},
     causes::causes,
     daemons::{self, BorrowError, Scope, SocketError},
-    engine::{Action, Engine, Event, Notice, Trigger, VrrpSocket, Weight},
+    engine::{Action, Address, Engine, Event, Notice, Trigger, VrrpSocket, Weight},
     logging,
     net::{
-        AnnounceError, CarryError, GroupError, MonitorError, NeighbourError, ReplayError, VipError,
+        AnnounceError, CarryError, GroupError, MonitorError, NeighbourError, Replay, ReplayError,
+        VipError,
     },
 };
 
@@ -87,6 +88,27 @@ impl Hands for Adapters<'_> {
             done => done.map_err(|error| causes(&error)),
         })
     }
+}
+
+/// Returns what is seen of an address that is there.
+async fn replay_removal(
+    programs: &mut Programs,
+    replay: &Replay,
+    ifindex: u32,
+    address: Address,
+) -> Result<Option<Event>, ActionError> {
+    let replayed = match address.ip {
+        IpAddr::V4(_) => replay.removal(ifindex, address).await,
+        IpAddr::V6(ip) => {
+            programs.pass_removal(ip, true)?;
+            let replayed = replay.removal(ifindex, address).await;
+            programs.pass_removal(ip, false)?;
+            replayed
+        }
+    };
+    // It is there, and nobody has said so yet.
+    let seen = Event::Address { ifindex, address, requester: 0 };
+    Ok((!replayed?).then_some(seen))
 }
 
 /// Without it the kernel asks, as ever.
@@ -181,19 +203,7 @@ impl Adapters<'_> {
                 daemons::resync_link(daemons::borrow(*socket)?, *ifindex)?;
             }
             Action::ReplayRemoval { ifindex, address } => {
-                let (ifindex, address) = (*ifindex, *address);
-                let replayed = match address.ip {
-                    IpAddr::V4(_) => replay.removal(ifindex, address).await,
-                    IpAddr::V6(ip) => {
-                        programs.pass_removal(ip, true)?;
-                        let replayed = replay.removal(ifindex, address).await;
-                        programs.pass_removal(ip, false)?;
-                        replayed
-                    }
-                };
-                // It is there, and nobody has said so yet.
-                let seen = Event::Address { ifindex, address, requester: 0 };
-                return Ok((!replayed?).then_some(seen));
+                return replay_removal(programs, replay, *ifindex, *address).await;
             }
             Action::ShowAddress { ifindex, address } => {
                 // It is put on the NIC and taken off again, and the daemons must not hear of the second.

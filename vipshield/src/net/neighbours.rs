@@ -373,25 +373,24 @@ mod tests {
             gone: None,
         };
         known.in_use = state == NeighbourState::Reachable;
-        let message = request(ifindex, ip.parse().unwrap(), &known, false);
-        let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(mut message)) =
-            message.payload
-        else {
-            unreachable!()
-        };
+        let mut message = asked(request(ifindex, ip.parse().unwrap(), &known, false));
         message.header.state = state;
         message
+    }
+
+    fn asked(request: NetlinkMessage<RouteNetlinkMessage>) -> NeighbourMessage {
+        match request.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(it)) => it,
+            // Without an address, which no test takes for a neighbour.
+            _ => NeighbourMessage::default(),
+        }
     }
 
     /// Address, last byte of the hardware address, and whether it replaces what is there.
     fn missing(known: &Known, to: u32, from: &[u32], now: Duration) -> Vec<(String, u8, bool)> {
         let requests = known.missing(to, from, now).into_iter().map(|request| {
             let replaces = request.header.flags & NLM_F_REPLACE != 0;
-            let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(it)) =
-                request.payload
-            else {
-                unreachable!()
-            };
+            let it = asked(request);
             assert_eq!((it.header.ifindex, it.header.state), (to, NeighbourState::Stale));
             assert!(it.header.flags.contains(NeighbourFlags::Router));
             let (_, ip) = key(&it).unwrap();

@@ -110,7 +110,7 @@ pub(crate) fn own_rules() -> Result<(), Failed> {
                 Message::BridgePort => stage.set_master("nic", None)?,
                 Message::AddressRemoval => stage.delete_address("nic", &format!("{address}/24"))?,
                 Message::AdminDown => down(&mut stage, false)?,
-                _ => {}
+                Message::CarrierLoss => {}
             }
             let seen = stage.seen()?;
             stage.programs.set_policy(nic, "nic", FREE, &none)?;

@@ -131,6 +131,7 @@ pub(crate) fn not_answered() -> Result<(), Failed> {
         own_addresses: Vec::new(),
         on_stop: OnStop::default(),
         rules: OwnRules::default(),
+        observe: false,
     };
     let recorder = Recorder::new(config.clone(), Clocks::default());
     let mut work = Work::new(Engine::new(config), recorder);

@@ -23,7 +23,7 @@ use nix::sys::{
     signal::Signal,
     socket::{setsockopt, sockopt::RcvBufForce},
 };
-use vipshield::{bpf::Programs, daemons};
+use vipshield::{bpf::Programs, daemons, engine::LetPass};
 use vipshield_common::{counters::Counter, guard::GuardedSocket};
 
 use super::{
