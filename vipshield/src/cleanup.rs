@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Display,
+    os::fd::OwnedFd,
     path::Path,
 };
 
@@ -94,6 +95,15 @@ pub(crate) async fn sweep(carrier: &Carrier) -> Result<usize> {
     Ok(swept + classified.len())
 }
 
+/// A duplicate of a daemon's socket. None: it is closed by now, as those of a daemon that hears of another interface, and
+/// with it what was done to it.
+fn borrow(id: SocketId) -> Result<Option<OwnedFd>> {
+    match daemons::borrow(id) {
+        Err(error) if error.is_gone() => Ok(None),
+        borrowed => Ok(Some(borrowed?)),
+    }
+}
+
 /// A daemon's sockets that may carry a filter, and whose that is.
 fn filters(daemon: &Daemon) -> impl Iterator<Item = (SocketId, Filter)> {
     let monitors = daemon.monitors.iter().map(|monitor| (monitor.id, monitor.filter));
@@ -108,10 +118,10 @@ fn take_filters_off(daemon: &Daemon, tally: &mut Tally) {
     for (id, filter) in filters(daemon) {
         match filter {
             Filter::Stale => {
-                let off = daemons::borrow(id)
-                    .map_err(Error::from)
-                    .and_then(|socket| Ok(daemons::detach_filter(socket)?));
-                if tally.had(format!("{name}, {id}"), off).is_some() {
+                let off = borrow(id).and_then(|socket| {
+                    Ok(socket.map(|socket| daemons::detach_filter(socket)).transpose()?)
+                });
+                if tally.had(format!("{name}, {id}"), off).flatten().is_some() {
                     info!("{name}: vipshield's filter is off {id}");
                     tally.filters += 1;
                 }
@@ -144,7 +154,7 @@ fn give_back_sockets_of(
 ) -> Result<usize> {
     let mut open = Vec::new();
     for socket in &daemon.vrrp {
-        open.push((socket, daemons::borrow(socket.id)?));
+        open.extend(borrow(socket.id)?.map(|file| (socket, file)));
     }
     let joined = |to: &VrrpSocket| -> Vec<u32> {
         let alike = open.iter().filter(|(one, _)| (one.bound, one.family) == (to.bound, to.family));
