@@ -52,6 +52,9 @@ use crate::engine::{Carried, Detours, Plan};
 pub const PROTOCOL: u8 = 118;
 /// Number of the spare table.
 pub const SPARE_TABLE: u32 = 5252;
+/// Of the objects of a plan so many are there before the rules that lead to them: the node's addresses and networks and
+/// its default routes come first. The others, hundreds where there are as many routes, would keep all of it waiting.
+const BEFORE_RULES: usize = 32;
 /// Seconds for which addresses of vipshield's own and IPv6 routes last unless they are renewed.
 const LIFETIME: u32 = 4;
 
@@ -101,7 +104,8 @@ impl Carrier {
         detours: Option<&Detours>,
     ) -> Result<(), CarryError> {
         let (added, removed) = changes(nic, old, new);
-        let (done, there) = join(self.set_all(&added), async {
+        let (first, rest) = added.split_at(added.len().min(BEFORE_RULES));
+        let (done, there) = join(self.set_all(first), async {
             match detours {
                 Some(_) => self.own_rules().await,
                 None => Ok(Vec::new()),
@@ -114,7 +118,8 @@ impl Carrier {
         let wanted = detours.map(rules).unwrap_or_default();
         let wanted = wanted.into_iter().map(|rule| (Object::Rule(Box::new(rule)), true));
         let there = there?.into_iter().rev().map(|rule| (rule, false));
-        self.set_all(&wanted.chain(there).chain(removed).collect::<Vec<_>>()).await
+        let rest = rest.iter().cloned();
+        self.set_all(&wanted.chain(rest).chain(there).chain(removed).collect::<Vec<_>>()).await
     }
 
     /// Requests of one socket are served in order: all are under way at once.

@@ -42,9 +42,10 @@ pub(super) fn objects(nic: u32, plan: &Plan) -> Vec<Object> {
     for address in &plan.addresses {
         objects.push(Object::Route(Box::new(local_route(nic, *address))));
     }
-    // What is on the link comes before what has a gateway there.
-    let (on_link, behind): (Vec<&Route>, Vec<&Route>) =
+    // What is on the link comes before what has a gateway there, and of that the default routes first.
+    let (on_link, mut behind): (Vec<&Route>, Vec<&Route>) =
         plan.routes.iter().partition(|route| route.gateway.is_none());
+    behind.sort_by_key(|route| route.prefix_len > 0);
     for route in on_link.iter().chain(&behind) {
         objects.push(Object::Route(Box::new(spare_route(nic, route, &on_link))));
     }
