@@ -31,7 +31,7 @@ pub(super) enum Classifier {
 }
 
 impl Classifier {
-    pub(super) const ALL: [Self; 4] =
+    const ALL: [Self; 4] =
         [Self::WatchIngress, Self::WatchEgress, Self::ShuntIngress, Self::ShuntEgress];
 
     pub(super) const fn program(self) -> &'static str {

@@ -375,15 +375,13 @@ impl Programs {
 
     /// Watches an interface, or does so no longer. Attached as for [`Programs::set_shunt`].
     pub fn set_watch(&mut self, ifindex: u32, wanted: bool) -> Result<(), BpfError> {
-        let is_nic = self.nics.get(&ifindex, 0).is_ok();
-        Watches::set(&mut self.classifiers, &mut self.ebpf, ifindex, is_nic, wanted)
+        Watches::set(&mut self.classifiers, &mut self.ebpf, ifindex, wanted)
     }
 
     /// Does the next part of what watching an interface takes, so that something else can be done in between: the
     /// kernel waits for those that may run other programs there, for tens of milliseconds. False: it is watched.
     pub fn go_on_to_watch(&mut self, ifindex: u32) -> Result<bool, BpfError> {
-        let is_nic = self.nics.get(&ifindex, 0).is_ok();
-        Watches::go_on(&mut self.classifiers, &mut self.ebpf, ifindex, is_nic)
+        Watches::go_on(&mut self.classifiers, &mut self.ebpf, ifindex)
     }
 
     /// Reports claims of exactly these addresses; [`MAX_ADDRESSES`] at the most.

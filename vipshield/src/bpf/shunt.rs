@@ -54,6 +54,10 @@ impl Shunts {
             self.laid.remove(&nic);
             if !self.give_to_another(old)? {
                 absent_is_fine(maps::SHUNT_ENDS, self.ends.remove(&old))?;
+                classifiers.detach(old, Classifier::ShuntEgress);
+            }
+            if shunt.is_none() {
+                classifiers.detach(nic, Classifier::ShuntIngress);
             }
         }
         let Some(Shunt { bearer, trigger, lasts, .. }) = shunt else { return Ok(()) };

@@ -25,6 +25,9 @@ use super::{
 };
 use crate::engine::Answers;
 
+/// What an interface has that is watched.
+const PROGRAMS: [Classifier; 2] = [Classifier::WatchIngress, Classifier::WatchEgress];
+
 /// See the [module](self).
 pub(super) struct Watches {
     watched: HashMap<MapData, AddressKey, u32>,
@@ -51,23 +54,20 @@ impl Watches {
         cpus.saturating_mul(SOURCES_PER_CPU).max(MAX_SOURCES)
     }
 
-    /// Watches an interface, or does so no longer. What a shunt needs there goes on with it: putting a program on
-    /// takes the kernel tens of milliseconds, which a transition does not have. `is_nic`: it is a guarded NIC, and
-    /// else a bridge.
+    /// Watches an interface, or does so no longer.
     pub(super) fn set(
         classifiers: &mut Classifiers,
         ebpf: &mut Ebpf,
         ifindex: u32,
-        is_nic: bool,
         wanted: bool,
     ) -> Result<(), BpfError> {
-        if !wanted {
-            for which in Classifier::ALL {
+        if wanted {
+            while Self::go_on(classifiers, ebpf, ifindex)? {}
+        } else {
+            for which in PROGRAMS {
                 classifiers.detach(ifindex, which);
             }
-            return Ok(());
         }
-        while Self::go_on(classifiers, ebpf, ifindex, is_nic)? {}
         Ok(())
     }
 
@@ -76,10 +76,8 @@ impl Watches {
         classifiers: &mut Classifiers,
         ebpf: &mut Ebpf,
         ifindex: u32,
-        is_nic: bool,
     ) -> Result<bool, BpfError> {
-        let end = if is_nic { Classifier::ShuntIngress } else { Classifier::ShuntEgress };
-        for which in [Classifier::WatchIngress, Classifier::WatchEgress, end] {
+        for which in PROGRAMS {
             if classifiers.attach(ebpf, ifindex, which)? {
                 return Ok(true);
             }

@@ -68,10 +68,10 @@ pub(crate) fn names() -> Result<(), Failed> {
     // Of another layout nothing is taken: these have each other's.
     let directory = bpffs.0.join("vipshield/4026531840");
     let path = |name: &str| directory.join(name);
-    fs::rename(path("NICS_v2"), path("aside"))?;
+    fs::rename(path("NICS_v3"), path("aside"))?;
     check(pins.names(&[cookie]).is_empty(), "without one of the tables, nothing")?;
-    fs::rename(path("SOCKETS_v2"), path("NICS_v2"))?;
-    fs::rename(path("aside"), path("SOCKETS_v2"))?;
+    fs::rename(path("SOCKETS_v3"), path("NICS_v3"))?;
+    fs::rename(path("aside"), path("SOCKETS_v3"))?;
     check(pins.names(&[cookie]).is_empty(), "nor from other tables")?;
     check(pins.remove()?, "there was something")?;
     check(!bpffs.0.join("vipshield").exists(), "nothing stays")?;
