@@ -118,9 +118,8 @@ fn take_filters_off(daemon: &Daemon, tally: &mut Tally) {
     for (id, filter) in filters(daemon) {
         match filter {
             Filter::Stale => {
-                let off = borrow(id).and_then(|socket| {
-                    Ok(socket.map(|socket| daemons::detach_filter(socket)).transpose()?)
-                });
+                let off = borrow(id)
+                    .and_then(|socket| Ok(socket.map(daemons::detach_filter).transpose()?));
                 if tally.had(format!("{name}, {id}"), off).flatten().is_some() {
                     info!("{name}: vipshield's filter is off {id}");
                     tally.filters += 1;

@@ -452,6 +452,8 @@ impl Stage {
     }
 
     pub(crate) fn counted(&self, counter: Counter, expected: u64) -> Result<(), Failed> {
+        // What a bridge passes may be run a little later, on another processor; if it never is, that is said below.
+        let _ = self.wait_for(|stage| Ok(stage.count(counter)? >= expected));
         let count = self.count(counter)?;
         if count == expected {
             return Ok(());
