@@ -16,7 +16,6 @@ mod tasks;
 pub mod work;
 
 use std::{
-    collections::BTreeSet,
     future::{pending, ready},
     io, mem,
     path::PathBuf,
@@ -47,7 +46,7 @@ use crate::{
     causes::causes,
     config::Reloader,
     daemons::{Probes, ScanError, Scanner},
-    engine::{Action, Config, Engine, Event, Handover, OnStop, record::Clocks},
+    engine::{Config, Engine, Event, Handover, OnStop, record::Clocks},
     metrics::Scrapes,
     net::{
         Announcer, Carrier, CarryError, Groups, Monitor, MonitorError, Neighbours, Read, Replay,
@@ -183,8 +182,6 @@ pub struct Driver {
     absence: Absence,
     looks: Looks,
     inquiry: Inquiry,
-    /// Interfaces that are to be watched, and are not yet, or not wholly.
-    to_watch: BTreeSet<u32>,
     heirs: Heirs,
     /// Which vipshield has handed over to this one.
     predecessor: Option<String>,
@@ -203,8 +200,6 @@ enum Wake {
     Tasks(Vec<TaskEvent>),
     /// Whether switches take new flows.
     Switches(Vec<(u32, bool)>),
-    /// Nothing else waits, and this interface is not wholly watched yet.
-    Watch(u32),
     Asked(Request, oneshot::Sender<Answer>),
     HandOver(Successor),
     Scraped(oneshot::Sender<Status>),
@@ -230,7 +225,6 @@ impl Driver {
             absence: Absence::default(),
             looks: Looks::default(),
             inquiry: Inquiry::default(),
-            to_watch: BTreeSet::new(),
             heirs: Heirs::default(),
             predecessor: from.instance(),
         };
@@ -440,9 +434,6 @@ impl Driver {
                 (Source::Scrapes, Wake::Scraped(back))
             }
             () = ready(()), if is_over => return Ok(None),
-            ifindex = next_to_watch(&self.to_watch), if had.awaits(Source::Watch) => {
-                (Source::Watch, Wake::Watch(ifindex))
-            }
         };
         turn.take(source);
         Ok(Some(wake))
@@ -491,7 +482,6 @@ impl Driver {
                 let news = found.into_iter().filter(is_news);
                 self.feed(news.map(|(ifindex, served)| Event::Switch { ifindex, served })).await?;
             }
-            Wake::Watch(ifindex) => self.go_on_to_watch(ifindex).await?,
             Wake::Scan => self.scan().await?,
             Wake::Tasks(tasks) => {
                 let scanner = &self.parts.scanner;
@@ -541,22 +531,6 @@ impl Driver {
         Ok(())
     }
 
-    /// Puts one program more on an interface that is to be watched.
-    async fn go_on_to_watch(&mut self, ifindex: u32) -> Result<(), DriverError> {
-        match self.parts.programs.go_on_to_watch(ifindex) {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                self.to_watch.remove(&ifindex);
-                Ok(())
-            }
-            Err(error) => {
-                self.to_watch.remove(&ifindex);
-                let action = Action::Watch { ifindex, wanted: true };
-                self.feed([Event::Failed { action, error: causes(&error) }]).await
-            }
-        }
-    }
-
     /// Takes off what is of no use any more while nothing is under way, one at a time.
     async fn tidy(&mut self) -> Result<(), DriverError> {
         let Self { parts: Parts { programs, carrier, .. }, work, .. } = self;
@@ -590,26 +564,19 @@ impl Driver {
 
     /// Hands events to the engine and carries out what follows.
     async fn feed(&mut self, events: impl IntoIterator<Item = Event>) -> Result<(), DriverError> {
-        let Self { parts, looks, recent, to_watch, work, pulse, .. } = self;
-        work.feed(events, &mut Adapters { parts, looks, recent, to_watch, pulse }).await
+        let Self { parts, looks, recent, work, pulse, .. } = self;
+        work.feed(events, &mut Adapters { parts, looks, recent, pulse }).await
     }
 
     async fn settle(&mut self) -> Result<(), DriverError> {
-        let Self { parts, looks, recent, to_watch, work, pulse, .. } = self;
-        work.settle(&mut Adapters { parts, looks, recent, to_watch, pulse }).await
+        let Self { parts, looks, recent, work, pulse, .. } = self;
+        work.settle(&mut Adapters { parts, looks, recent, pulse }).await
     }
 }
 
 async fn next_scrape(scrapes: &mut Option<Scrapes>) -> Option<oneshot::Sender<Status>> {
     match scrapes {
         Some(scrapes) => scrapes.next().await,
-        None => pending().await,
-    }
-}
-
-async fn next_to_watch(interfaces: &BTreeSet<u32>) -> u32 {
-    match interfaces.first() {
-        Some(ifindex) => *ifindex,
         None => pending().await,
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use super::Scenario;
 use super::failures::told;
-use super::scene::{Beginning, failover, phase, quietly, staged_in, still};
+use super::scene::{Beginning, ROUND, failover, phase, quietly, staged_in, still};
 use super::variants::run;
 use crate::clock;
 use crate::config::LabConfig;
@@ -71,12 +71,7 @@ async fn go_on(lab: &mut Lab) -> Result<()> {
         ("what is behind the router", Probe::start(&node.host, BEHIND.into(), PERIOD)?),
     ];
     let mut lost = Vec::new();
-    for (sequence, settled) in [
-        (Sequence::Bind, "bridged"),
-        (Sequence::Unbind, "free"),
-        (Sequence::Exchange, "bridged"),
-        (Sequence::Unexchange, "free"),
-    ] {
+    for (sequence, settled) in ROUND {
         let from = clock::now();
         sequence.run(lab, &mut Undisturbed).await.outcome?;
         phase(lab, 0, settled, Duration::from_secs(5)).await?;

@@ -10,14 +10,14 @@ use anyhow::{Context as _, Result, ensure};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 
 use super::Scenario;
-use super::scene::{Beginning, failover, phase, staged_in, still};
+use super::scene::{Beginning, ROUND, failover, phase, staged_in, still};
 use super::variants::run;
 use crate::clock;
 use crate::config::LabConfig;
 use crate::lab::{Lab, Node};
 use crate::measure::Role;
 use crate::rtnl::Rtnl;
-use crate::sequence::{Sequence, Undisturbed};
+use crate::sequence::Undisturbed;
 
 /// The pods' network, behind `ovn0`.
 const PODS: Ipv4Addr = Ipv4Addr::new(10, 16, 0, 0);
@@ -52,12 +52,7 @@ async fn reached(lab: &mut Lab) -> Result<()> {
     node.host.shell(&route)?;
     let lookout = Lookout::keep(node)?;
     let mut vanished = Vec::new();
-    for (sequence, settled) in [
-        (Sequence::Bind, "bridged"),
-        (Sequence::Unbind, "free"),
-        (Sequence::Exchange, "bridged"),
-        (Sequence::Unexchange, "free"),
-    ] {
+    for (sequence, settled) in ROUND {
         let from = clock::now();
         sequence.run(lab, &mut Undisturbed).await.outcome?;
         phase(lab, 0, settled, Duration::from_secs(5)).await?;

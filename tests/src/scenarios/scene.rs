@@ -19,6 +19,14 @@ use crate::witness::timeline::Window;
 /// How long an address monitor and the notify FIFO may be apart on a busy machine.
 pub(super) const MOMENT: Duration = Duration::from_millis(100);
 
+/// All sequences, each from where the last one ended, and the NIC's phase after it.
+pub(super) const ROUND: [(Sequence, &str); 4] = [
+    (Sequence::Bind, "bridged"),
+    (Sequence::Unbind, "free"),
+    (Sequence::Exchange, "bridged"),
+    (Sequence::Unexchange, "free"),
+];
+
 /// How a scenario begins.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Beginning {

@@ -93,16 +93,16 @@ impl Classifiers {
         Ok(())
     }
 
-    /// Puts a program on an interface. False: it is there.
+    /// Puts a program on an interface, unless it is there.
     pub(super) fn attach(
         &mut self,
         ebpf: &mut Ebpf,
         ifindex: u32,
         which: Classifier,
-    ) -> Result<bool, BpfError> {
+    ) -> Result<(), BpfError> {
         self.loose.remove(&(ifindex, which));
         if self.attached.contains_key(&(ifindex, which)) {
-            return Ok(false);
+            return Ok(());
         }
         let program = which.program();
         let name = if_indextoname(ifindex)
@@ -118,7 +118,7 @@ impl Classifiers {
             .attach_with_options(&name, which.attach_type(), which.options(tcx))
             .map_err(failed)?;
         self.attached.insert((ifindex, which), link);
-        Ok(true)
+        Ok(())
     }
 
     /// A program is of no use on an interface any more, if it is there. It stays until it is [taken

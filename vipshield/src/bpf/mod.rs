@@ -378,12 +378,6 @@ impl Programs {
         Watches::set(&mut self.classifiers, &mut self.ebpf, ifindex, wanted)
     }
 
-    /// Does the next part of what watching an interface takes, so that something else can be done in between: the
-    /// kernel waits for those that may run other programs there, for tens of milliseconds. False: it is watched.
-    pub fn go_on_to_watch(&mut self, ifindex: u32) -> Result<bool, BpfError> {
-        Watches::go_on(&mut self.classifiers, &mut self.ebpf, ifindex)
-    }
-
     /// Reports claims of exactly these addresses; [`MAX_ADDRESSES`] at the most.
     ///
     /// [`MAX_ADDRESSES`]: vipshield_common::watch::MAX_ADDRESSES

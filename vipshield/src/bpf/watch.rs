@@ -25,9 +25,6 @@ use super::{
 };
 use crate::engine::Answers;
 
-/// What an interface has that is watched.
-const PROGRAMS: [Classifier; 2] = [Classifier::WatchIngress, Classifier::WatchEgress];
-
 /// See the [module](self).
 pub(super) struct Watches {
     watched: HashMap<MapData, AddressKey, u32>,
@@ -61,28 +58,15 @@ impl Watches {
         ifindex: u32,
         wanted: bool,
     ) -> Result<(), BpfError> {
-        if wanted {
-            while Self::go_on(classifiers, ebpf, ifindex)? {}
-        } else {
-            for which in PROGRAMS {
+        let both = [Classifier::WatchIngress, Classifier::WatchEgress];
+        for which in both {
+            if wanted {
+                classifiers.attach(ebpf, ifindex, which)?;
+            } else {
                 classifiers.detach(ifindex, which);
             }
         }
         Ok(())
-    }
-
-    /// Puts the next program on that an interface lacks to be watched. False: it lacks none.
-    pub(super) fn go_on(
-        classifiers: &mut Classifiers,
-        ebpf: &mut Ebpf,
-        ifindex: u32,
-    ) -> Result<bool, BpfError> {
-        for which in PROGRAMS {
-            if classifiers.attach(ebpf, ifindex, which)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Reports claims of exactly these addresses.

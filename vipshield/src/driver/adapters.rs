@@ -1,6 +1,6 @@
 //! What the engine's actions are carried out with.
 
-use std::{collections::BTreeSet, net::IpAddr, time::Duration};
+use std::{net::IpAddr, time::Duration};
 
 use log::{Level, warn};
 use thiserror::Error;
@@ -61,7 +61,6 @@ pub(super) struct Adapters<'a> {
     pub(super) parts: &'a mut Parts,
     pub(super) looks: &'a mut Looks,
     pub(super) recent: &'a mut Recent,
-    pub(super) to_watch: &'a mut BTreeSet<u32>,
     pub(super) pulse: &'a Pulse,
 }
 
@@ -183,12 +182,7 @@ impl Adapters<'_> {
                     monitor.ask_for_link(*ifindex)?;
                 }
             }
-            // Part by part, when nothing else waits.
-            Action::Watch { ifindex, wanted: true } => drop(self.to_watch.insert(*ifindex)),
-            Action::Watch { ifindex, wanted: false } => {
-                self.to_watch.remove(ifindex);
-                programs.set_watch(*ifindex, false)?;
-            }
+            Action::Watch { ifindex, wanted } => programs.set_watch(*ifindex, *wanted)?,
             Action::WatchAddresses { addresses } => programs.set_watched(addresses)?,
             Action::Answer { ifindex, answers } => {
                 programs.set_answers(*ifindex, answers)?;

@@ -40,7 +40,7 @@ impl Driver {
     }
 
     fn note(&mut self, weight: Weight, text: String) -> Result<(), DriverError> {
-        let Self { parts, looks, recent, to_watch, pulse, .. } = self;
-        Adapters { parts, looks, recent, to_watch, pulse }.tell(Notice { weight, nic: None, text })
+        let Self { parts, looks, recent, pulse, .. } = self;
+        Adapters { parts, looks, recent, pulse }.tell(Notice { weight, nic: None, text })
     }
 }

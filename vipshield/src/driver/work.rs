@@ -163,7 +163,6 @@ pub(super) enum Source {
     Requests = 1 << 11,
     Scrapes = 1 << 12,
     Reload = 1 << 13,
-    Watch = 1 << 14,
 }
 
 /// Which sources had their turn in this wake: each has one, however much it has to say.

@@ -255,8 +255,11 @@ impl AsFd for Monitor {
     }
 }
 
-/// Decodes the messages of one datagram.
-fn decode(mut bytes: &[u8], sourced: &mut Sourced, sink: &mut impl FnMut(Event)) {
+/// Hands over each message of one datagram.
+pub(super) fn each_message(
+    mut bytes: &[u8],
+    mut sink: impl FnMut(NetlinkMessage<RouteNetlinkMessage>),
+) {
     while !bytes.is_empty() {
         let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) {
             Ok(message) => message,
@@ -266,6 +269,17 @@ fn decode(mut bytes: &[u8], sourced: &mut Sourced, sink: &mut impl FnMut(Event))
             }
         };
         let length = (message.header.length as usize).next_multiple_of(4);
+        sink(message);
+        if length == 0 {
+            return;
+        }
+        bytes = bytes.get(length..).unwrap_or_default();
+    }
+}
+
+/// Decodes the messages of one datagram.
+fn decode(bytes: &[u8], sourced: &mut Sourced, sink: &mut impl FnMut(Event)) {
+    each_message(bytes, |message| {
         let requester = message.header.port_number;
         let sequence = message.header.sequence_number;
         let replaces = message.header.flags & NLM_F_REPLACE != 0;
@@ -280,11 +294,7 @@ fn decode(mut bytes: &[u8], sourced: &mut Sourced, sink: &mut impl FnMut(Event))
             }
             events.into_iter().flatten().for_each(&mut *sink);
         }
-        if length == 0 {
-            return;
-        }
-        bytes = bytes.get(length..).unwrap_or_default();
-    }
+    });
 }
 
 /// The same, once it is known what of it may have to be put back.

@@ -10,10 +10,15 @@
 //! What the kernel tells of neighbours is left in its socket until it is needed, or the next beat: nothing wakes
 //! for it. They are put back as stale: used at once, and confirmed by the kernel as ever.
 
-use std::{collections::BTreeMap, io, net::IpAddr, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    time::Duration,
+};
 
 use bytes::BytesMut;
-use log::{debug, warn};
+use log::debug;
 use netlink_packet_core::{
     NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
 };
@@ -28,12 +33,16 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 use thiserror::Error;
 
+use super::monitor::each_message;
+
 /// `linux/rtnetlink.h`.
 const RTNLGRP_NEIGH: u32 = 3;
 /// A thousand neighbours that are forgotten at once.
 const RECEIVE_BUFFER: usize = 1 << 20;
 const MESSAGE_BUFFER: usize = 64 << 10;
 
+/// Datagrams that are read at a time, some milliseconds.
+const BATCH: usize = 1024;
 /// Neighbours remembered. The kernel itself keeps 1,024 of a family unless it is told otherwise (`gc_thresh3`).
 const MAX: usize = 8192;
 /// Neighbours carried at once, each of which takes the kernel some microseconds; those that are in use come first.
@@ -86,26 +95,29 @@ impl Neighbours {
         Ok(neighbours)
     }
 
-    /// Reads what there is to be heard.
+    /// Reads what there is to be heard, so much at a time: whoever floods the segment has the kernel tell of it.
     ///
     /// # Errors
     /// The kernel's.
     pub fn hear(&mut self, now: Duration) -> Result<(), NeighbourError> {
-        loop {
+        let mut lost = false;
+        for _ in 0..BATCH {
             self.buffer.clear();
             match self.socket.recv(&mut self.buffer, 0) {
                 Ok(_) => decode(&self.buffer, &mut self.known, now),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    debug!("events about neighbours were lost (ENOBUFS): listing all");
-                    self.list()?;
-                }
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => lost = true,
                 Err(source) => {
                     return Err(NeighbourError { what: "hearing of neighbours", source });
                 }
             }
         }
+        if lost {
+            debug!("events about neighbours were lost (ENOBUFS): listing all");
+            self.list()?;
+        }
+        Ok(())
     }
 
     /// A NIC's traffic goes by the NIC itself: those that were known on it until now, or on its last bearer, are known
@@ -173,32 +185,18 @@ fn append(bytes: &mut Vec<u8>, mut message: NetlinkMessage<RouteNetlinkMessage>)
 }
 
 /// Takes in the messages of one datagram.
-fn decode(mut bytes: &[u8], known: &mut Known, now: Duration) {
-    while !bytes.is_empty() {
-        let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) {
-            Ok(message) => message,
-            Err(error) => {
-                warn!("what the kernel told of a neighbour was not understood: {error}");
-                return;
-            }
-        };
-        let length = (message.header.length as usize).next_multiple_of(4);
-        match message.payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(neighbour)) => {
-                known.see(&neighbour, now);
-            }
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(neighbour)) => {
-                known.forgotten(&neighbour, now);
-            }
-            // The interface is gone by then, most likely.
-            NetlinkPayload::Error(error) => debug!("a neighbour was refused: {error}"),
-            _ => {}
+fn decode(bytes: &[u8], known: &mut Known, now: Duration) {
+    each_message(bytes, |message| match message.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(neighbour)) => {
+            known.see(&neighbour, now);
         }
-        if length == 0 {
-            return;
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelNeighbour(neighbour)) => {
+            known.forgotten(&neighbour, now);
         }
-        bytes = bytes.get(length..).unwrap_or_default();
-    }
+        // The interface is gone by then, most likely.
+        NetlinkPayload::Error(error) => debug!("a neighbour was refused: {error}"),
+        _ => {}
+    });
 }
 
 /// A neighbour on an interface.
@@ -230,7 +228,11 @@ impl Neighbour {
 
 /// What the kernel knows of neighbours, and what it has just forgotten: by interface and address.
 #[derive(Debug, Default)]
-struct Known(BTreeMap<(u32, IpAddr), Neighbour>);
+struct Known {
+    learned: BTreeMap<(u32, IpAddr), Neighbour>,
+    /// What somebody has set, which the kernel would take for learned if it were asked for as that.
+    set: BTreeSet<(u32, IpAddr)>,
+}
 
 impl Known {
     fn see(&mut self, message: &NeighbourMessage, now: Duration) {
@@ -240,32 +242,45 @@ impl Known {
             NeighbourState::Stale => false,
             // Being asked for: what was known may still be so.
             NeighbourState::Incomplete => return,
-            // Not there; or nobody asks for it.
-            _ => {
-                self.0.remove(&key);
+            NeighbourState::Failed => {
+                self.learned.remove(&key);
                 return;
             }
+            _ => return self.is_set(key),
         };
         let mac = message.attributes.iter().find_map(|attribute| match attribute {
             NeighbourAttribute::LinkLayerAddress(mac) => Some(mac.clone()),
             _ => None,
         });
-        // That of others is nobody's to be learned.
         let foreign = NeighbourFlags::Proxy | NeighbourFlags::ExtLearned;
-        let Some(mac) = mac.filter(|_| !message.header.flags.intersects(foreign)) else { return };
-        if self.0.len() >= MAX && !self.0.contains_key(&key) {
-            self.0.retain(|_, neighbour| neighbour.is_good(now));
-            if self.0.len() >= MAX {
+        if message.header.flags.intersects(foreign) {
+            return self.is_set(key);
+        }
+        self.set.remove(&key);
+        let Some(mac) = mac else { return };
+        if self.learned.len() >= MAX && !self.learned.contains_key(&key) {
+            self.learned.retain(|_, neighbour| neighbour.is_good(now));
+            if self.learned.len() >= MAX {
                 return;
             }
         }
         let is_router = message.header.flags.contains(NeighbourFlags::Router);
         let at = now.saturating_sub(age(message));
-        self.0.insert(key, Neighbour { mac, is_router, in_use, at, gone: None });
+        self.learned.insert(key, Neighbour { mac, is_router, in_use, at, gone: None });
+    }
+
+    /// The kernel was told of it, and asks for it no more.
+    fn is_set(&mut self, key: (u32, IpAddr)) {
+        self.learned.remove(&key);
+        if self.set.len() < MAX {
+            self.set.insert(key);
+        }
     }
 
     fn forgotten(&mut self, message: &NeighbourMessage, now: Duration) {
-        if let Some(neighbour) = key(message).and_then(|key| self.0.get_mut(&key)) {
+        let Some(key) = key(message) else { return };
+        self.set.remove(&key);
+        if let Some(neighbour) = self.learned.get_mut(&key) {
             neighbour.gone.get_or_insert(now);
         }
     }
@@ -278,7 +293,7 @@ impl Known {
         now: Duration,
     ) -> Vec<NetlinkMessage<RouteNetlinkMessage>> {
         let mut best = BTreeMap::<IpAddr, &Neighbour>::new();
-        let there = self.0.iter().filter(|((on, _), _)| from.contains(on) || *on == to);
+        let there = self.learned.iter().filter(|((on, _), _)| from.contains(on) || *on == to);
         for ((_, ip), neighbour) in there.filter(|(_, neighbour)| neighbour.is_good(now)) {
             let better = best.get(ip).is_none_or(|other| other.rank() < neighbour.rank());
             if better {
@@ -286,8 +301,8 @@ impl Known {
             }
         }
         let mut missing: Vec<(IpAddr, &Neighbour, bool)> = Vec::new();
-        for (ip, neighbour) in best {
-            let known = self.0.get(&(to, ip)).filter(|known| known.gone.is_none());
+        for (ip, neighbour) in best.into_iter().filter(|(ip, _)| !self.set.contains(&(to, *ip))) {
+            let known = self.learned.get(&(to, ip)).filter(|known| known.gone.is_none());
             match known {
                 Some(known) if known.in_use || known.mac == neighbour.mac => {}
                 // It is outdated there.
@@ -445,6 +460,17 @@ mod tests {
     }
 
     #[test]
+    fn what_somebody_has_set_stays_as_it_is() {
+        let mut known = Known::default();
+        known.see(&heard(NIC, ROUTER, 1, NeighbourState::Reachable), SECOND);
+        let set = heard(BRIDGE, ROUTER, 1, NeighbourState::Permanent);
+        known.see(&set, SECOND);
+        assert!(missing(&known, BRIDGE, &[NIC], SECOND).is_empty(), "it would be learned then");
+        known.forgotten(&set, SECOND);
+        assert_eq!(missing(&known, BRIDGE, &[NIC], SECOND), [(ROUTER.to_owned(), 1, false)]);
+    }
+
+    #[test]
     fn only_neighbours_that_were_asked_for_are_carried() {
         let mut known = Known::default();
         for state in [NeighbourState::Permanent, NeighbourState::Noarp, NeighbourState::None] {
@@ -456,7 +482,7 @@ mod tests {
         let mut port = heard(NIC, ROUTER, 1, NeighbourState::Stale);
         port.header.family = AddressFamily::Bridge;
         known.see(&port, SECOND);
-        assert!(known.0.is_empty());
+        assert!(known.learned.is_empty());
         for last in 0..200 {
             known.see(&heard(NIC, &format!("192.0.2.{last}"), 1, NeighbourState::Stale), SECOND);
         }
