@@ -16,6 +16,7 @@ mod tasks;
 pub mod work;
 
 use std::{
+    collections::HashMap,
     future::{pending, ready},
     io, mem,
     path::PathBuf,
@@ -42,11 +43,11 @@ use self::{
     work::{End, Source, Turn, Work},
 };
 use crate::{
-    bpf::{self, BPFFS, BpfError, Pins, Programs, Pulse},
+    bpf::{self, BPFFS, BpfError, Pins, Placed, Programs, Pulse, Ticket},
     causes::causes,
     config::Reloader,
     daemons::{Probes, ScanError, Scanner},
-    engine::{Config, Engine, Event, Handover, OnStop, record::Clocks},
+    engine::{Action, Config, Engine, Event, Handover, OnStop, record::Clocks},
     metrics::Scrapes,
     net::{
         Announcer, Carrier, CarryError, Groups, Monitor, MonitorError, Neighbours, Read, Replay,
@@ -183,6 +184,8 @@ pub struct Driver {
     looks: Looks,
     inquiry: Inquiry,
     heirs: Heirs,
+    /// Actions that wait for programs on interfaces.
+    placings: HashMap<Ticket, Action>,
     /// Which vipshield has handed over to this one.
     predecessor: Option<String>,
 }
@@ -200,6 +203,8 @@ enum Wake {
     Tasks(Vec<TaskEvent>),
     /// Whether switches take new flows.
     Switches(Vec<(u32, bool)>),
+    /// Programs were put on interfaces, or taken off them.
+    Placed(Placed),
     Asked(Request, oneshot::Sender<Answer>),
     HandOver(Successor),
     Scraped(oneshot::Sender<Status>),
@@ -226,6 +231,7 @@ impl Driver {
             looks: Looks::default(),
             inquiry: Inquiry::default(),
             heirs: Heirs::default(),
+            placings: HashMap::new(),
             predecessor: from.instance(),
         };
         if !driver.begin(from).await? {
@@ -271,7 +277,7 @@ impl Driver {
             // Dropped, they would take with them what is attached.
             OnStop::Keep => mem::forget(programs),
             OnStop::Release => {
-                while programs.tidy() {}
+                programs.tidy_all().await?;
                 let unused = programs.unused_clsacts(true)?;
                 if let Err(error) = carrier.release_clsact(&unused).await {
                     warn!("{error}");
@@ -419,6 +425,9 @@ impl Driver {
             found = self.inquiry.answer(), if had.awaits(Source::Switches) => {
                 (Source::Switches, Wake::Switches(found))
             }
+            placed = programs.placings.next(), if had.awaits(Source::Placings) => {
+                (Source::Placings, Wake::Placed(placed))
+            }
             signal = signals.told_to_end(), if had.awaits(Source::Signals) => {
                 (Source::Signals, Wake::Stop(signal))
             }
@@ -482,6 +491,15 @@ impl Driver {
                 let news = found.into_iter().filter(is_news);
                 self.feed(news.map(|(ifindex, served)| Event::Switch { ifindex, served })).await?;
             }
+            Wake::Placed(placed) => {
+                let Parts { programs, monitor, .. } = &mut self.parts;
+                let done = programs.placed(placed);
+                let waited = done.and_then(|(ticket, done)| {
+                    let action = self.placings.remove(&ticket)?;
+                    Some(adapters::placed(monitor, action, done))
+                });
+                self.feed(waited).await?;
+            }
             Wake::Scan => self.scan().await?,
             Wake::Tasks(tasks) => {
                 let scanner = &self.parts.scanner;
@@ -534,7 +552,7 @@ impl Driver {
     /// Takes off what is of no use any more while nothing is under way, one at a time.
     async fn tidy(&mut self) -> Result<(), DriverError> {
         let Self { parts: Parts { programs, carrier, .. }, work, .. } = self;
-        if !work.engine.is_calm(monotonic()?) || work.is_behind() || !programs.tidy() {
+        if !work.engine.is_calm(monotonic()?) || work.is_behind() || !programs.tidy()? {
             return Ok(());
         }
         let unused = programs.unused_clsacts(false)?;
@@ -564,13 +582,18 @@ impl Driver {
 
     /// Hands events to the engine and carries out what follows.
     async fn feed(&mut self, events: impl IntoIterator<Item = Event>) -> Result<(), DriverError> {
-        let Self { parts, looks, recent, work, pulse, .. } = self;
-        work.feed(events, &mut Adapters { parts, looks, recent, pulse }).await
+        let (work, mut hands) = self.hands();
+        work.feed(events, &mut hands).await
     }
 
     async fn settle(&mut self) -> Result<(), DriverError> {
-        let Self { parts, looks, recent, work, pulse, .. } = self;
-        work.settle(&mut Adapters { parts, looks, recent, pulse }).await
+        let (work, mut hands) = self.hands();
+        work.settle(&mut hands).await
+    }
+
+    const fn hands(&mut self) -> (&mut Work, Adapters<'_>) {
+        let Self { parts, looks, recent, work, pulse, placings, .. } = self;
+        (work, Adapters { parts, looks, recent, pulse, placings })
     }
 }
 

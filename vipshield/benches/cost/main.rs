@@ -99,6 +99,7 @@ fn measure() -> Result<()> {
     let lasts = std::time::Duration::from_millis(500);
     let shunt = Shunt { bearer, trigger: Trigger::Cut, lasts, over: true };
     programs.set_shunt(nic, Some(shunt))?;
+    runtime.block_on(programs.all_placed())?;
 
     let mut figures = classifiers(&mut programs, nic)?;
     for message in messages::all(nic, bearer) {

@@ -268,6 +268,10 @@ impl Engine {
     pub(super) fn at_the_end(&mut self, event: Event) {
         match event {
             Event::Succeeded { action } => self.pending.retain(|pending| *pending != action),
+            // What was on its way to be set when the end came is missed by nobody.
+            Event::Failed { action, .. } if action.is_set() => {
+                self.pending.retain(|pending| *pending != action);
+            }
             Event::Failed { action, error } => {
                 self.pending.retain(|pending| *pending != action);
                 let text = format!("{action}: {error}; it was the last attempt");

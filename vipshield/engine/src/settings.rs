@@ -182,6 +182,11 @@ impl Action {
         self.setting().map(|(_, unset)| unset)
     }
 
+    /// Whether it sets something that nobody had set.
+    pub(super) fn is_set(&self) -> bool {
+        self.unset().is_some_and(|unset| unset != *self)
+    }
+
     fn is_unset(&self) -> bool {
         self.unset().is_some_and(|unset| unset == *self)
     }

@@ -3,12 +3,13 @@
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     io, mem,
+    os::fd::AsFd,
 };
 
 use aya::{
     Ebpf,
     programs::{
-        LinkOrder, SchedClassifier, TcAttachType,
+        SchedClassifier, TcAttachType,
         tc::{self, NlOptions, SchedClassifierLinkId, TcAttachOptions, TcError},
     },
 };
@@ -19,7 +20,10 @@ use nix::{
 };
 use vipshield_common::programs;
 
-use super::{BpfError, has_tcx};
+use super::{
+    BpfError, has_tcx,
+    placer::{Place, Placed, Placer, Placings, Ticket},
+};
 
 /// A program, and where it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -50,27 +54,40 @@ impl Classifier {
         }
     }
 
+    pub(super) const fn is_ingress(self) -> bool {
+        matches!(self, Self::WatchIngress | Self::ShuntIngress)
+    }
+
     /// The watch sees a frame before anybody redirects it; the shunt comes behind what others put
     /// first.
-    fn options(self, tcx: bool) -> TcAttachOptions {
-        let (order, priority) = match self {
-            Self::WatchIngress | Self::WatchEgress => (LinkOrder::first(), 5251),
-            Self::ShuntIngress | Self::ShuntEgress => (LinkOrder::last(), 5252),
-        };
-        if tcx {
-            TcAttachOptions::TcxOrder(order)
-        } else {
-            TcAttachOptions::Netlink(NlOptions { priority, ..NlOptions::default() })
-        }
+    pub(super) const fn is_first(self) -> bool {
+        matches!(self, Self::WatchIngress | Self::WatchEgress)
+    }
+
+    /// Its place without tcx.
+    const fn priority(self) -> u16 {
+        if self.is_first() { 5251 } else { 5252 }
     }
 }
 
+/// How programs are put on interfaces.
+enum Way {
+    /// By a thread, for the kernel has whoever does so wait.
+    Tcx(Placer),
+    /// In a clsact qdisc, at once.
+    Clsact,
+}
+
 /// Which programs are where.
-#[derive(Default)]
 pub(super) struct Classifiers {
-    attached: HashMap<(u32, Classifier), SchedClassifierLinkId>,
-    /// Those of them that are of no use any more.
-    loose: BTreeSet<(u32, Classifier)>,
+    way: Way,
+    attached: HashMap<Place, Option<SchedClassifierLinkId>>,
+    /// Those that are being put on.
+    coming: HashMap<Ticket, Vec<Place>>,
+    /// Those that are being taken off.
+    leaving: HashMap<Ticket, Place>,
+    /// Those that are of no use any more.
+    loose: BTreeSet<Place>,
     /// A clsact may be of no use any more.
     untidy: bool,
     /// Interfaces that had no clsact before.
@@ -78,12 +95,33 @@ pub(super) struct Classifiers {
 }
 
 impl Classifiers {
-    pub(super) fn load(ebpf: &mut Ebpf) -> Result<Self, BpfError> {
+    /// With what is said of those that are put in place by a thread; nothing ever is where there is none.
+    pub(super) fn load(ebpf: &mut Ebpf) -> Result<(Self, Placings), BpfError> {
+        let mut programs = HashMap::new();
         for which in Classifier::ALL {
-            let program = which.program();
-            classifier(ebpf, program)?.load().map_err(|error| BpfError::of(program, error))?;
+            let name = which.program();
+            let program = classifier(ebpf, name)?;
+            program.load().map_err(|error| BpfError::of(name, error))?;
+            let fd = program.fd().map_err(|error| BpfError::of(name, error))?;
+            let fd = fd.as_fd().try_clone_to_owned().map_err(BpfError::Placer)?;
+            programs.insert(which, fd);
         }
-        Ok(Self::default())
+        let (way, placings) = if tcx() {
+            let (placer, placings) = Placer::start(programs).map_err(BpfError::Placer)?;
+            (Way::Tcx(placer), placings)
+        } else {
+            (Way::Clsact, Placings::none())
+        };
+        let classifiers = Self {
+            way,
+            attached: HashMap::new(),
+            coming: HashMap::new(),
+            leaving: HashMap::new(),
+            loose: BTreeSet::new(),
+            untidy: false,
+            clsacts: HashSet::new(),
+        };
+        Ok((classifiers, placings))
     }
 
     /// Takes the classifiers of a vipshield that is gone off all interfaces, and what they were put on over:
@@ -93,39 +131,74 @@ impl Classifiers {
         Ok(())
     }
 
-    /// Puts a program on an interface, unless it is there.
+    /// Puts programs on interfaces, unless they are there. None: they are there now.
     pub(super) fn attach(
         &mut self,
         ebpf: &mut Ebpf,
-        ifindex: u32,
-        which: Classifier,
-    ) -> Result<(), BpfError> {
-        self.loose.remove(&(ifindex, which));
-        if self.attached.contains_key(&(ifindex, which)) {
-            return Ok(());
+        places: &[Place],
+    ) -> Result<Option<Ticket>, BpfError> {
+        self.loose.retain(|place| !places.contains(place));
+        let leaves = |place: &Place| self.leaving.values().any(|leaving| leaving == place);
+        let is_there = |place: &Place| self.attached.contains_key(place) && !leaves(place);
+        let missing: Vec<Place> = places.iter().filter(|place| !is_there(place)).copied().collect();
+        if missing.is_empty() {
+            return Ok(None);
         }
+        match &mut self.way {
+            Way::Tcx(thread) => {
+                let ticket = thread.put(missing.clone())?;
+                self.coming.insert(ticket, missing);
+                Ok(Some(ticket))
+            }
+            Way::Clsact => {
+                for place in missing {
+                    self.put(ebpf, place)?;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// The thread has done something. None: nobody waits to hear of it.
+    pub(super) fn placed(&mut self, placed: Placed) -> Option<(Ticket, Result<(), BpfError>)> {
+        let Placed { ticket, put, done } = placed;
+        if let Some(place) = self.leaving.remove(&ticket) {
+            self.attached.remove(&place);
+            self.untidy = true;
+            return None;
+        }
+        self.coming.remove(&ticket);
+        self.attached.extend(put.into_iter().map(|place| (place, None)));
+        Some((ticket, done))
+    }
+
+    /// Without tcx.
+    fn put(&mut self, ebpf: &mut Ebpf, place @ (ifindex, which): Place) -> Result<(), BpfError> {
         let program = which.program();
         let name = if_indextoname(ifindex)
             .map_err(|errno| BpfError::Interface { ifindex, source: errno.into() })?;
         let name = name.to_string_lossy();
         let failed = |error| BpfError::of(program, error);
-        let tcx = tcx();
-        if !tcx && add_clsact(&name).map_err(|error| failed(error.into()))? {
+        if add_clsact(&name).map_err(|error| failed(error.into()))? {
             self.clsacts.insert(ifindex);
             self.untidy = true;
         }
+        let options = NlOptions { priority: which.priority(), ..NlOptions::default() };
         let link = classifier(ebpf, program)?
-            .attach_with_options(&name, which.attach_type(), which.options(tcx))
+            .attach_with_options(&name, which.attach_type(), TcAttachOptions::Netlink(options))
             .map_err(failed)?;
-        self.attached.insert((ifindex, which), link);
+        self.attached.insert(place, Some(link));
         Ok(())
     }
 
     /// A program is of no use on an interface any more, if it is there. It stays until it is [taken
     /// off](Self::take_off): what it acts on is in maps.
     pub(super) fn detach(&mut self, ifindex: u32, which: Classifier) {
-        if self.attached.contains_key(&(ifindex, which)) {
-            self.loose.insert((ifindex, which));
+        let place = (ifindex, which);
+        if self.attached.contains_key(&place)
+            || self.coming.values().flatten().any(|it| *it == place)
+        {
+            self.loose.insert(place);
         }
     }
 
@@ -133,19 +206,32 @@ impl Classifiers {
     ///
     /// The kernel holds rtnl while it waits for those that may run the program (`tcx_uninstall` in
     /// `kernel/bpf/tcx.c`): tens of milliseconds in which nobody can change a link, an address or a route.
-    pub(super) fn take_off(&mut self, ebpf: &mut Ebpf) -> bool {
-        let Some((ifindex, which)) = self.loose.pop_first() else {
-            return mem::take(&mut self.untidy);
+    pub(super) fn take_off(&mut self, ebpf: &mut Ebpf) -> Result<bool, BpfError> {
+        let Some(place @ (_, which)) = self.loose.pop_first() else {
+            return Ok(mem::take(&mut self.untidy));
         };
-        self.untidy = true;
-        if let Some(link) = self.attached.remove(&(ifindex, which)) {
-            // Where the interface is gone, so is what was attached to it.
-            let detached = classifier(ebpf, which.program()).map(|program| program.detach(link));
-            if let Ok(Err(error)) = detached {
-                debug!("{} of interface {ifindex}: {error}", which.program());
+        match (&mut self.way, self.attached.get_mut(&place).and_then(Option::take)) {
+            (Way::Tcx(thread), _) => {
+                let ticket = thread.take_off(place)?;
+                self.leaving.insert(ticket, place);
+            }
+            (Way::Clsact, link) => {
+                self.attached.remove(&place);
+                self.untidy = true;
+                // Where the interface is gone, so is what was attached to it.
+                let detached = classifier(ebpf, which.program());
+                let detached = detached.map(|program| link.map(|link| program.detach(link)));
+                if let Ok(Some(Err(error))) = detached {
+                    debug!("{} of interface {}: {error}", which.program(), place.0);
+                }
             }
         }
-        true
+        Ok(true)
+    }
+
+    /// Whether the thread has something to do.
+    pub(super) fn is_at_work(&self) -> bool {
+        !self.coming.is_empty() || !self.leaving.is_empty()
     }
 
     /// The interfaces on which clsact was made and nothing is attached. Each is named once.

@@ -43,6 +43,17 @@ pub enum BpfError {
         #[source]
         source: ProgramError,
     },
+    /// A program could not be put on an interface.
+    #[error("the eBPF program {program} on interface {ifindex}")]
+    Place {
+        /// Its name.
+        program: &'static str,
+        /// Interface index.
+        ifindex: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A map could not be read or written.
     #[error("the eBPF map {map}")]
     Map {
@@ -61,6 +72,9 @@ pub enum BpfError {
     /// The heartbeat's thread.
     #[error("a thread for the heartbeat: {0}")]
     Thread(#[source] io::Error),
+    /// The thread that puts programs on interfaces.
+    #[error("a thread that puts eBPF programs on interfaces: {0}")]
+    Placer(#[source] io::Error),
     /// It is not known how many CPUs there may be.
     #[error("counting CPUs: {0}")]
     Cpus(#[source] io::Error),

@@ -45,6 +45,7 @@ pub use self::{
     error::{BpfError, Lack},
     heartbeat::Pulse,
     pins::{BPFFS, Pins},
+    placer::{Placed, Placings, Ticket},
     probe::{has_tcx, tells_types},
 };
 use crate::{
@@ -67,6 +68,7 @@ mod memlock;
 mod opening;
 mod own_rules;
 mod pins;
+mod placer;
 mod probe;
 mod sentry;
 mod shunt;
@@ -112,6 +114,8 @@ pub struct Programs {
     pub tasks: Ring,
     /// Frames about who owns an address: see [`frame`].
     pub frames: Ring,
+    /// Programs that were put on interfaces, for [`Programs::placed`].
+    pub placings: Placings,
 }
 
 /// Has what loading took and needs no more go back to the kernel: glibc keeps what was freed below what is in
@@ -211,7 +215,7 @@ impl Programs {
         {
             attach_tracepoint(&mut ebpf, program)?;
         }
-        let classifiers = Classifiers::load(&mut ebpf)?;
+        let (classifiers, placings) = Classifiers::load(&mut ebpf)?;
         let shunts = Shunts::load(&mut ebpf)?;
         let watches = Watches::load(&mut ebpf)?;
 
@@ -231,6 +235,7 @@ impl Programs {
             intents: Ring::new(take(&mut ebpf, maps::INTENTS)?)?,
             tasks: Ring::new(take(&mut ebpf, maps::TASKS)?)?,
             frames: Ring::new(take(&mut ebpf, maps::FRAMES)?)?,
+            placings,
             filters: Filters::load(&mut ebpf)?,
             classifiers,
             shunts,
@@ -364,9 +369,13 @@ impl Programs {
         sentry::post_address_sentry(&mut self.ebpf);
     }
 
-    /// Lays the shunt of a NIC anew. With tcx (Linux 6.6); with clsact before, see
-    /// [`Programs::unused_clsacts`].
-    pub fn set_shunt(&mut self, nic: u32, shunt: Option<Shunt>) -> Result<(), BpfError> {
+    /// Lays the shunt of a NIC anew. With tcx (Linux 6.6) a thread does, and it is under way until that is
+    /// [said](Self::placed); with clsact before, see [`Programs::unused_clsacts`]. None: it is laid.
+    pub fn set_shunt(
+        &mut self,
+        nic: u32,
+        shunt: Option<Shunt>,
+    ) -> Result<Option<Ticket>, BpfError> {
         if shunt.is_some() {
             self.see_ports_leave();
         }
@@ -374,8 +383,28 @@ impl Programs {
     }
 
     /// Watches an interface, or does so no longer. Attached as for [`Programs::set_shunt`].
-    pub fn set_watch(&mut self, ifindex: u32, wanted: bool) -> Result<(), BpfError> {
+    pub fn set_watch(&mut self, ifindex: u32, wanted: bool) -> Result<Option<Ticket>, BpfError> {
         Watches::set(&mut self.classifiers, &mut self.ebpf, ifindex, wanted)
+    }
+
+    /// Takes note of what the thread has put on interfaces. Returns what that was asked for, and how it ended;
+    /// none if nobody waits to hear of it.
+    pub fn placed(&mut self, placed: Placed) -> Option<(Ticket, Result<(), BpfError>)> {
+        let (ticket, done) = self.classifiers.placed(placed)?;
+        let armed = self.shunts.placed(ticket, done.is_ok());
+        Some((ticket, done.and(armed)))
+    }
+
+    /// Waits until all programs that were asked for are on their interfaces. The first error, if any was not
+    /// put there.
+    pub async fn all_placed(&mut self) -> Result<(), BpfError> {
+        let mut all = Ok(());
+        while self.classifiers.is_at_work() {
+            let placed = self.placings.next().await;
+            let done = self.placed(placed).map_or(Ok(()), |(_, done)| done);
+            all = all.and(done);
+        }
+        all
     }
 
     /// Reports claims of exactly these addresses; [`MAX_ADDRESSES`] at the most.
@@ -409,9 +438,16 @@ impl Programs {
     }
 
     /// Takes one classifier that is of no use any more off its interface, which is to be done while nothing is
-    /// under way: the kernel waits meanwhile. False: nothing has to be done, and no clsact became unused.
-    pub fn tidy(&mut self) -> bool {
+    /// under way: the kernel lets nobody change anything meanwhile. False: nothing has to be done, and no clsact
+    /// became unused.
+    pub fn tidy(&mut self) -> Result<bool, BpfError> {
         self.classifiers.take_off(&mut self.ebpf)
+    }
+
+    /// Takes off all that are of no use any more.
+    pub async fn tidy_all(&mut self) -> Result<(), BpfError> {
+        while self.tidy()? {}
+        self.all_placed().await
     }
 
     /// Takes over what a vipshield that is gone has left on interfaces: nothing of it does anything any

@@ -21,6 +21,7 @@ use vipshield_common::{
 use super::{
     BpfError, absent_is_fine, address_key,
     classifiers::{Classifier, Classifiers},
+    placer::Ticket,
     take,
 };
 use crate::engine::Answers;
@@ -51,22 +52,21 @@ impl Watches {
         cpus.saturating_mul(SOURCES_PER_CPU).max(MAX_SOURCES)
     }
 
-    /// Watches an interface, or does so no longer.
+    /// Watches an interface, or does so no longer. None: it does by now.
     pub(super) fn set(
         classifiers: &mut Classifiers,
         ebpf: &mut Ebpf,
         ifindex: u32,
         wanted: bool,
-    ) -> Result<(), BpfError> {
-        let both = [Classifier::WatchIngress, Classifier::WatchEgress];
-        for which in both {
-            if wanted {
-                classifiers.attach(ebpf, ifindex, which)?;
-            } else {
-                classifiers.detach(ifindex, which);
-            }
+    ) -> Result<Option<Ticket>, BpfError> {
+        let both = [(ifindex, Classifier::WatchIngress), (ifindex, Classifier::WatchEgress)];
+        if wanted {
+            return classifiers.attach(ebpf, &both);
         }
-        Ok(())
+        for (ifindex, which) in both {
+            classifiers.detach(ifindex, which);
+        }
+        Ok(None)
     }
 
     /// Reports claims of exactly these addresses.

@@ -1,6 +1,6 @@
 //! What the engine's actions are carried out with.
 
-use std::{net::IpAddr, time::Duration};
+use std::{collections::HashMap, net::IpAddr, time::Duration};
 
 use log::{Level, warn};
 use thiserror::Error;
@@ -12,17 +12,17 @@ use super::{
     look::Looks,
     monotonic,
     recent::Recent,
-    work::Hands,
+    work::{Done, Hands},
 };
 use crate::{
-    bpf::{BpfError, Programs, Pulse},
+    bpf::{BpfError, Programs, Pulse, Ticket},
     causes::causes,
     daemons::{self, BorrowError, Scope, SocketError},
-    engine::{Action, Address, Engine, Event, Notice, Trigger, VrrpSocket, Weight},
+    engine::{Action, Address, Engine, Event, Notice, Shunt, Trigger, VrrpSocket, Weight},
     logging,
     net::{
-        AnnounceError, CarryError, GroupError, MonitorError, NeighbourError, Replay, ReplayError,
-        VipError,
+        AnnounceError, CarryError, GroupError, Monitor, MonitorError, NeighbourError, Replay,
+        ReplayError, VipError,
     },
 };
 
@@ -62,6 +62,8 @@ pub(super) struct Adapters<'a> {
     pub(super) looks: &'a mut Looks,
     pub(super) recent: &'a mut Recent,
     pub(super) pulse: &'a Pulse,
+    /// What waits for programs on interfaces.
+    pub(super) placings: &'a mut HashMap<Ticket, Action>,
 }
 
 impl Hands for Adapters<'_> {
@@ -75,15 +77,17 @@ impl Hands for Adapters<'_> {
         &mut self,
         engine: &Engine,
         action: &Action,
-    ) -> Result<Result<Option<Event>, String>, DriverError> {
+    ) -> Result<Result<Done, String>, DriverError> {
         if let Action::Tell { notice } = action {
             self.tell(notice.clone())?;
-            return Ok(Ok(None));
+            return Ok(Ok(Done::Now(None)));
         }
         let done = timeout(ANSWER, self.try_to(action, monotonic()?)).await;
         Ok(match done.map_err(Into::into).flatten() {
             // What is gone has nothing left to be taken back.
-            Err(ActionError::Borrow(error)) if engine.is_ending() && error.is_gone() => Ok(None),
+            Err(ActionError::Borrow(error)) if engine.is_ending() && error.is_gone() => {
+                Ok(Done::Now(None))
+            }
             done => done.map_err(|error| causes(&error)),
         })
     }
@@ -117,12 +121,28 @@ fn best_effort(done: Result<(), NeighbourError>) {
     }
 }
 
+/// A shunt is laid. A NIC that has joined since it was last heard of throws what is to be thrown when it joins.
+fn laid(monitor: &Monitor, ifindex: u32, shunt: Option<Shunt>) -> Result<(), MonitorError> {
+    match shunt {
+        Some(Shunt { trigger: Trigger::Join, .. }) => monitor.ask_for_link(ifindex),
+        _ => Ok(()),
+    }
+}
+
+/// What came of an action that waited for programs on interfaces.
+pub(super) fn placed(monitor: &Monitor, action: Action, done: Result<(), BpfError>) -> Event {
+    let done = done.map_err(ActionError::from).and_then(|()| match &action {
+        Action::Shunt { ifindex, shunt } => Ok(laid(monitor, *ifindex, *shunt)?),
+        _ => Ok(()),
+    });
+    match done {
+        Ok(()) => Event::Succeeded { action },
+        Err(error) => Event::Failed { action, error: causes(&error) },
+    }
+}
+
 impl Adapters<'_> {
-    async fn try_to(
-        &mut self,
-        action: &Action,
-        now: Duration,
-    ) -> Result<Option<Event>, ActionError> {
+    async fn try_to(&mut self, action: &Action, now: Duration) -> Result<Done, ActionError> {
         let Parts {
             programs,
             monitor,
@@ -173,16 +193,20 @@ impl Adapters<'_> {
                 monitor.restore_routes(*source, except).await?;
             }
             Action::Shunt { ifindex, shunt } => {
-                programs.set_shunt(*ifindex, *shunt)?;
+                // First: the kernel lets nobody change anything while a program is put on an interface.
                 if let Some(shunt) = shunt {
                     best_effort(neighbours.join(*ifindex, shunt.bearer, now));
                 }
-                // One that has joined since it was last heard of throws what is to be thrown when it joins.
-                if shunt.is_some_and(|shunt| shunt.trigger == Trigger::Join) {
-                    monitor.ask_for_link(*ifindex)?;
+                match programs.set_shunt(*ifindex, *shunt)? {
+                    Some(ticket) => return Ok(self.waits(ticket, action)),
+                    None => laid(monitor, *ifindex, *shunt)?,
                 }
             }
-            Action::Watch { ifindex, wanted } => programs.set_watch(*ifindex, *wanted)?,
+            Action::Watch { ifindex, wanted } => {
+                if let Some(ticket) = programs.set_watch(*ifindex, *wanted)? {
+                    return Ok(self.waits(ticket, action));
+                }
+            }
             Action::WatchAddresses { addresses } => programs.set_watched(addresses)?,
             Action::Answer { ifindex, answers } => {
                 programs.set_answers(*ifindex, answers)?;
@@ -197,7 +221,8 @@ impl Adapters<'_> {
                 daemons::resync_link(daemons::borrow(*socket)?, *ifindex)?;
             }
             Action::ReplayRemoval { ifindex, address } => {
-                return replay_removal(programs, replay, *ifindex, *address).await;
+                let seen = replay_removal(programs, replay, *ifindex, *address).await?;
+                return Ok(Done::Now(seen));
             }
             Action::ShowAddress { ifindex, address } => {
                 // It is put on the NIC and taken off again, and the daemons must not hear of the second.
@@ -211,7 +236,13 @@ impl Adapters<'_> {
             Action::Rescan => self.looks.soon(Scope::Known, &[Duration::ZERO]),
             Action::Tell { .. } | Action::Finish { .. } => {}
         }
-        Ok(None)
+        Ok(Done::Now(None))
+    }
+
+    /// It is done once what was asked for is.
+    fn waits(&mut self, ticket: Ticket, action: &Action) -> Done {
+        self.placings.insert(ticket, action.clone());
+        Done::UnderWay
     }
 
     pub(super) fn tell(&mut self, notice: Notice) -> Result<(), DriverError> {

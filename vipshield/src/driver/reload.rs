@@ -2,7 +2,7 @@
 
 use log::warn;
 
-use super::{Adapters, Driver, DriverError};
+use super::{Driver, DriverError};
 use crate::{
     causes::causes,
     config::Reloaded,
@@ -40,7 +40,6 @@ impl Driver {
     }
 
     fn note(&mut self, weight: Weight, text: String) -> Result<(), DriverError> {
-        let Self { parts, looks, recent, pulse, .. } = self;
-        Adapters { parts, looks, recent, pulse }.tell(Notice { weight, nic: None, text })
+        self.hands().1.tell(Notice { weight, nic: None, text })
     }
 }

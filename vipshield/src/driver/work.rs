@@ -16,11 +16,22 @@ use crate::{
 /// Nothing more is begun in a wake that has lasted for so long. What is not done is tried again, by what
 /// the world is like by then.
 pub const LONGEST: Duration = Duration::from_secs(1);
+/// An action that took so long may be why others came late.
+const LONG: Duration = Duration::from_millis(5);
 /// So often what came of actions may lead to further ones in one wake. The longest chain that one event
 /// begins is shorter, unless it has no end, or there is very much to be done.
 const FOLLOW_UPS: usize = 4;
 /// What becomes of an action that is not begun.
 const PUT_OFF: &str = "not begun: what had to be done before took too long";
+
+/// How far an action has come.
+#[derive(Debug)]
+pub enum Done {
+    /// It is done. This was seen in doing it, if that is news.
+    Now(Option<Event>),
+    /// Another thread is at it, and what comes of it is an event by itself.
+    UnderWay,
+}
 
 /// Who carries out what the engine wants, and reads the clock.
 #[expect(async_fn_in_trait, reason = "all is done in one thread")]
@@ -31,13 +42,12 @@ pub trait Hands {
     /// The time, as the engine has it.
     fn now(&self) -> Result<Duration, Self::Error>;
 
-    /// Carries out an action. Returns what was seen in doing it, if that is news; the inner error is what the
-    /// engine is told of one that failed.
+    /// Carries out an action. The inner error is what the engine is told of one that failed.
     async fn carry_out(
         &mut self,
         engine: &Engine,
         action: &Action,
-    ) -> Result<Result<Option<Event>, String>, Self::Error>;
+    ) -> Result<Result<Done, String>, Self::Error>;
 }
 
 /// What the end has left.
@@ -112,8 +122,14 @@ impl Work {
         self.engine.handle_all(seen, entry.at);
         while let Some(action) = self.engine.poll_action() {
             entry.actions.push(action.clone());
-            let done = if hands.now()? < self.until || self.engine.is_ending() {
-                hands.carry_out(&self.engine, &action).await?
+            let begun = hands.now()?;
+            let done = if begun < self.until || self.engine.is_ending() {
+                let done = hands.carry_out(&self.engine, &action).await?;
+                let took = hands.now()?.saturating_sub(begun);
+                if took >= LONG {
+                    debug!("{action}: took {} ms", took.as_millis());
+                }
+                done
             } else {
                 Err(PUT_OFF.to_owned())
             };
@@ -121,8 +137,8 @@ impl Work {
                 (Action::Finish { kept, undone }, _) => {
                     self.finished = Some(End { kept, undone });
                 }
-                (Action::Tell { .. }, _) => {}
-                (action, Ok(seen)) => {
+                (Action::Tell { .. }, _) | (_, Ok(Done::UnderWay)) => {}
+                (action, Ok(Done::Now(seen))) => {
                     self.results.extend(seen.into_iter().chain([Event::Succeeded { action }]));
                 }
                 (action, Err(error)) => self.results.push(Event::Failed { action, error }),
@@ -159,10 +175,11 @@ pub(super) enum Source {
     Deadline = 1 << 7,
     Scan = 1 << 8,
     Switches = 1 << 9,
-    Signals = 1 << 10,
-    Requests = 1 << 11,
-    Scrapes = 1 << 12,
-    Reload = 1 << 13,
+    Placings = 1 << 10,
+    Signals = 1 << 11,
+    Requests = 1 << 12,
+    Scrapes = 1 << 13,
+    Reload = 1 << 14,
 }
 
 /// Which sources had their turn in this wake: each has one, however much it has to say.
@@ -233,7 +250,7 @@ mod tests {
             &mut self,
             _: &Engine,
             action: &Action,
-        ) -> Result<Result<Option<Event>, String>, Infallible> {
+        ) -> Result<Result<Done, String>, Infallible> {
             let kind = kind(action);
             let freezes = self.frozen.as_ref() == Some(&kind);
             if !matches!(action, Action::Tell { .. } | Action::Finish { .. }) {
@@ -245,7 +262,7 @@ mod tests {
                 self.now += ANSWER;
                 return Ok(Err("no answer".to_owned()));
             }
-            Ok(Ok(None))
+            Ok(Ok(Done::Now(None)))
         }
     }
 

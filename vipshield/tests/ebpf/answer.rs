@@ -46,7 +46,7 @@ impl Post {
         let mut stage = Stage::new()?;
         let nic = stage.index("nic")?;
         stage.programs.beat(monotonic_ns()? + u64::try_from(PATIENCE.as_nanos())?)?;
-        stage.programs.set_watch(nic, true)?;
+        stage.set_watch(nic, true)?;
         let mac = Tap::at("nic")?.mac;
         let mut post = Self { stage, nic, wire: Tap::at("peer")?, mac };
         post.answer(&[NODE.into(), VIP.into(), NODE6.into()])?;

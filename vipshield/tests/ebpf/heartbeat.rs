@@ -6,7 +6,7 @@ use futures_util::FutureExt as _;
 use libtest_mimic::Failed;
 use vipshield::{
     bpf::Pulse,
-    driver::work::{Hands, Work},
+    driver::work::{Done, Hands, Work},
     engine::{Action, Config, Engine, Event, Link, OnStop, OwnRules, record::Clocks},
     recording::Recorder,
 };
@@ -93,9 +93,9 @@ impl Hands for Frozen<'_> {
         &mut self,
         _: &Engine,
         action: &Action,
-    ) -> Result<Result<Option<Event>, String>, Failed> {
+    ) -> Result<Result<Done, String>, Failed> {
         if !matches!(action, Action::Watch { .. }) || self.open.is_some() {
-            return Ok(Ok(None));
+            return Ok(Ok(Done::Now(None)));
         }
         let sure = self.pulse.withholds(SOON);
         check(!removal(self.stage)? || !sure, "withheld at first")?;

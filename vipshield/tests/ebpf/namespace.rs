@@ -28,7 +28,7 @@ use tokio::runtime::Runtime;
 use vipshield::{
     bpf::{self, Programs},
     daemons,
-    engine::{Address, LetPass, Withheld},
+    engine::{Address, LetPass, Shunt, Withheld},
     net::Replay,
 };
 use vipshield_common::{
@@ -188,6 +188,23 @@ impl Stage {
     /// A handle for requests in the stage's namespace.
     pub(crate) fn handle(&self) -> Handle {
         self.other.clone()
+    }
+
+    /// Lays the shunt of a NIC.
+    pub(crate) fn set_shunt(&mut self, nic: u32, shunt: Option<Shunt>) -> Result<(), Failed> {
+        self.programs.set_shunt(nic, shunt)?;
+        Ok(self.runtime.block_on(self.programs.all_placed())?)
+    }
+
+    /// Watches an interface, or does so no longer.
+    pub(crate) fn set_watch(&mut self, ifindex: u32, wanted: bool) -> Result<(), Failed> {
+        self.programs.set_watch(ifindex, wanted)?;
+        Ok(self.runtime.block_on(self.programs.all_placed())?)
+    }
+
+    /// Takes off all that is of no use.
+    pub(crate) fn tidy(&mut self) -> Result<(), Failed> {
+        Ok(self.runtime.block_on(self.programs.tidy_all())?)
     }
 
     pub(crate) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {

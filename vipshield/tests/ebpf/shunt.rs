@@ -78,7 +78,7 @@ pub(crate) fn laid_late() -> Result<(), Failed> {
     let (nic, bridge) = (stage.index("nic")?, stage.index("br0")?);
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     stage.set_master("nic", Some("br0"))?;
-    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Join)))?;
+    stage.set_shunt(nic, Some(shunt(bridge, Trigger::Join)))?;
     put(&inside, SOMEBODY, &ETHERTYPE, "before")?;
     check(!wire.hears("before")?, "what has happened throws nothing")?;
     monitor.ask_for_link(nic)?;
@@ -88,8 +88,8 @@ pub(crate) fn laid_late() -> Result<(), Failed> {
     check(inside.hears("in")?, "in both directions")?;
 
     stage.set_master("nic", None)?;
-    stage.programs.set_shunt(nic, None)?;
-    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Join)))?;
+    stage.set_shunt(nic, None)?;
+    stage.set_shunt(nic, Some(shunt(bridge, Trigger::Join)))?;
     monitor.ask_for_link(nic)?;
     put(&inside, SOMEBODY, &ETHERTYPE, "free")?;
     check(!wire.hears("free")?, "a NIC that is free stays so")
@@ -100,14 +100,14 @@ pub(crate) fn laid_late() -> Result<(), Failed> {
 pub(crate) fn joined() -> Result<(), Failed> {
     let Wires { mut stage, _monitor, nic, bridge } = lay(true)?;
     let laid = shunt(bridge, Trigger::Join);
-    stage.programs.set_shunt(nic, Some(laid))?;
+    stage.set_shunt(nic, Some(laid))?;
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     put(&wire, inside.mac, &ETHERTYPE, "early")?;
     check(!inside.hears("early")?, "nothing is shunted while the NIC is free")?;
 
     stage.set_master("nic", Some("br0"))?;
     // The engine does so once it knows.
-    stage.programs.set_shunt(nic, Some(Shunt { trigger: Trigger::Cut, ..laid }))?;
+    stage.set_shunt(nic, Some(Shunt { trigger: Trigger::Cut, ..laid }))?;
     put(&wire, inside.mac, &ETHERTYPE, "unicast in")?;
     check(inside.hears("unicast in")?, "a frame for this node reaches the bridge")?;
     put(&wire, BROADCAST, &ETHERTYPE, "broadcast in")?;
@@ -146,19 +146,19 @@ pub(crate) fn joined() -> Result<(), Failed> {
 pub(crate) fn lasting() -> Result<(), Failed> {
     let Wires { mut stage, _monitor, nic, bridge } = lay(true)?;
     let laid = shunt(bridge, Trigger::Join);
-    stage.programs.set_shunt(nic, Some(laid))?;
+    stage.set_shunt(nic, Some(laid))?;
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     stage.set_master("nic", Some("br0"))?;
     let joined = monotonic_ns()?;
     // What it lasts when the NIC leaves does not matter.
     let port = Shunt { lasts: SHORT, ..shunt(bridge, Trigger::Cut) };
-    stage.programs.set_shunt(nic, Some(port))?;
+    stage.set_shunt(nic, Some(port))?;
     let longer = joined + 2 * u64::try_from(SHORT.as_nanos())?;
     while monotonic_ns()? < longer {
         put(&inside, SOMEBODY, &ETHERTYPE, "out")?;
         check(wire.hears("out")?, "a frame from the bridge goes out")?;
     }
-    stage.programs.set_shunt(nic, Some(Shunt { over: true, ..port }))?;
+    stage.set_shunt(nic, Some(Shunt { over: true, ..port }))?;
     put(&inside, SOMEBODY, &ETHERTYPE, "over")?;
     check(!wire.hears("over")?, "it ends when it is over")?;
     put(&wire, inside.mac, &ETHERTYPE, "over in")?;
@@ -170,7 +170,7 @@ pub(crate) fn lasting() -> Result<(), Failed> {
 pub(crate) fn cut() -> Result<(), Failed> {
     let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
     stage.set_master("nic", Some("br0"))?;
-    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Cut)))?;
+    stage.set_shunt(nic, Some(shunt(bridge, Trigger::Cut)))?;
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     check(stage.count(Counter::ShuntsThrown)? == 0, "a port that stays one is not shunted")?;
     stage.set_master("nic", None)?;
@@ -188,7 +188,7 @@ pub(crate) fn cut() -> Result<(), Failed> {
     }
     put(&inside, SOMEBODY, &ETHERTYPE, "and still out")?;
     check(wire.hears("and still out")?, "a frame from the bridge goes out for longer")?;
-    stage.programs.set_shunt(nic, None)?;
+    stage.set_shunt(nic, None)?;
     put(&inside, SOMEBODY, &ETHERTYPE, "after")?;
     check(!wire.hears("after")?, "it ends when it is taken up")
 }
@@ -197,7 +197,7 @@ pub(crate) fn cut() -> Result<(), Failed> {
 pub(crate) fn disabled() -> Result<(), Failed> {
     let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
     stage.set_master("nic", Some("br0"))?;
-    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Cut)))?;
+    stage.set_shunt(nic, Some(shunt(bridge, Trigger::Cut)))?;
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     super::carry::ip("link set nic type bridge_slave cost 7")?;
     check(stage.count(Counter::ShuntsThrown)? == 0, "a port that forwards is not shunted")?;
@@ -214,7 +214,7 @@ pub(crate) fn disabled() -> Result<(), Failed> {
 pub(crate) fn without_carrier() -> Result<(), Failed> {
     let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
     stage.set_master("nic", Some("br0"))?;
-    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Cut)))?;
+    stage.set_shunt(nic, Some(shunt(bridge, Trigger::Cut)))?;
     let state = |wanted: &str| {
         let wanted = format!("bridge_slave state {wanted}");
         stage.wait_for(|_| Ok(super::carry::said("ip", "-d link show nic")?.contains(&wanted)))
@@ -239,14 +239,14 @@ pub(crate) fn two_on_a_bridge() -> Result<(), Failed> {
         let laid = shunt(bridge, Trigger::Cut);
         for port in ["nic", "second"] {
             stage.set_master(port, Some("br0"))?;
-            stage.programs.set_shunt(stage.index(port)?, Some(laid))?;
+            stage.set_shunt(stage.index(port)?, Some(laid))?;
         }
         let (goes, stays, beyond) = if first_goes {
             (nic, "second", "beyond")
         } else {
             (stage.index("second")?, "nic", "peer")
         };
-        stage.programs.set_shunt(goes, None)?;
+        stage.set_shunt(goes, None)?;
         let (inside, wire) = (Tap::at("br0")?, Tap::at(beyond)?);
         stage.set_master(stays, None)?;
         put(&inside, SOMEBODY, &ETHERTYPE, "out")?;
@@ -258,7 +258,7 @@ pub(crate) fn two_on_a_bridge() -> Result<(), Failed> {
 /// What cannot be copied past the bridge goes its usual way, and is not said to have been taken.
 pub(crate) fn not_copied() -> Result<(), Failed> {
     let Wires { mut stage, _monitor: monitor, nic, bridge } = lay(true)?;
-    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Join)))?;
+    stage.set_shunt(nic, Some(shunt(bridge, Trigger::Join)))?;
     stage.set_master("nic", Some("br0"))?;
     // Nothing tells that the bridge is gone.
     drop(monitor);
@@ -275,7 +275,7 @@ pub(crate) fn not_copied() -> Result<(), Failed> {
 pub(crate) fn joined_unannounced() -> Result<(), Failed> {
     let Wires { mut stage, _monitor: monitor, nic, bridge } = lay(true)?;
     drop(monitor);
-    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Join)))?;
+    stage.set_shunt(nic, Some(shunt(bridge, Trigger::Join)))?;
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     stage.set_master("nic", Some("br0"))?;
     check(stage.count(Counter::ShuntsThrown)? == 1, "it was thrown, once")?;
@@ -287,7 +287,7 @@ pub(crate) fn joined_unannounced() -> Result<(), Failed> {
 pub(crate) fn elsewhere() -> Result<(), Failed> {
     let Wires { mut stage, _monitor, nic, bridge } = lay(false)?;
     for trigger in [Trigger::Join, Trigger::Cut] {
-        stage.programs.set_shunt(nic, Some(shunt(bridge, trigger)))?;
+        stage.set_shunt(nic, Some(shunt(bridge, trigger)))?;
         let other = std::thread::spawn(move || {
             let there = lay(false)?;
             there.stage.set_master("nic", Some("br0"))?;
@@ -305,7 +305,7 @@ pub(crate) fn cut_unannounced() -> Result<(), Failed> {
     let Wires { mut stage, _monitor: monitor, nic, bridge } = lay(false)?;
     drop(monitor);
     stage.set_master("nic", Some("br0"))?;
-    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Cut)))?;
+    stage.set_shunt(nic, Some(shunt(bridge, Trigger::Cut)))?;
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     stage.set_master("nic", None)?;
     check(stage.count(Counter::ShuntsThrown)? == 1, "it was thrown, once")?;
@@ -329,10 +329,10 @@ pub(crate) fn half_laid() -> Result<(), Failed> {
     let before = super::carry::said("tc", "qdisc show dev nic")?;
     stage.delete_link("br0")?;
     let laid = shunt(bridge, Trigger::Join);
-    check(stage.programs.set_shunt(nic, Some(laid)).is_err(), "there is no such bearer")?;
+    check(stage.set_shunt(nic, Some(laid)).is_err(), "there is no such bearer")?;
     check(attached()? != 0, "half of it was laid")?;
-    stage.programs.set_shunt(nic, None)?;
-    while stage.programs.tidy() {}
+    stage.set_shunt(nic, None)?;
+    stage.tidy()?;
     let unused = stage.programs.unused_clsacts(true)?;
     stage.block_on(Carrier::new(stage.handle()).release_clsact(&unused))?;
     check(attached()? == 0, "no program is on the NIC")?;
@@ -342,7 +342,7 @@ pub(crate) fn half_laid() -> Result<(), Failed> {
 /// A bearer that is taken down swallows what reaches it: the shunt is over at once.
 pub(crate) fn bearer_down() -> Result<(), Failed> {
     let Wires { mut stage, _monitor, nic, bridge } = lay(true)?;
-    stage.programs.set_shunt(nic, Some(shunt(bridge, Trigger::Join)))?;
+    stage.set_shunt(nic, Some(shunt(bridge, Trigger::Join)))?;
     stage.set_master("nic", Some("br0"))?;
     let (wire, inside) = (Tap::at("peer")?, Tap::at("br0")?);
     put(&wire, inside.mac, &ETHERTYPE, "in")?;

@@ -55,7 +55,7 @@ impl Post {
     fn on(mut stage: Stage) -> Result<Self, Failed> {
         let nic = stage.index("nic")?;
         stage.programs.beat(monotonic_ns()? + u64::try_from(PATIENCE.as_nanos())?)?;
-        stage.programs.set_watch(nic, true)?;
+        stage.set_watch(nic, true)?;
         stage.programs.set_watched(&BTreeSet::from([IpAddr::from(VIP), VIP6.into()]))?;
         let (wire, inside) = (Tap::at("peer")?, Tap::at("nic")?);
         Ok(Self { stage, nic, wire, inside, fence: 0 })
@@ -414,27 +414,27 @@ pub(crate) fn nothing_stays() -> Result<(), Failed> {
     let carrier = Carrier::new(stage.handle());
     let qdiscs = super::carry::said("tc", "qdisc show")?;
     for _ in 0..2 {
-        stage.programs.set_watch(nic, true)?;
+        stage.set_watch(nic, true)?;
     }
     check(shunt::attached()? == 1, "it is there once")?;
     let laid = shunt::shunt(bridge, Trigger::Cut);
-    stage.programs.set_shunt(nic, Some(laid))?;
+    stage.set_shunt(nic, Some(laid))?;
     for wanted in [false, true, false] {
-        stage.programs.set_watch(nic, wanted)?;
+        stage.set_watch(nic, wanted)?;
         check(shunt::attached()? == 2, "it stays until nothing is under way, and is used again")?;
     }
-    while stage.programs.tidy() {}
+    stage.tidy()?;
     check(stage.programs.unused_clsacts(true)?.is_empty(), "the shunt's is in use")?;
     check(shunt::attached()? == 1, "the shunt stays")?;
-    stage.programs.set_watch(nic, true)?;
-    stage.programs.set_shunt(nic, None)?;
-    while stage.programs.tidy() {}
+    stage.set_watch(nic, true)?;
+    stage.set_shunt(nic, None)?;
+    stage.tidy()?;
     let unused = stage.programs.unused_clsacts(true)?;
     check(!unused.contains(&nic), "the watch's is in use")?;
     stage.block_on(carrier.release_clsact(&unused))?;
     check(shunt::attached()? == 1, "the watch stays")?;
-    stage.programs.set_watch(nic, false)?;
-    while stage.programs.tidy() {}
+    stage.set_watch(nic, false)?;
+    stage.tidy()?;
     check(stage.programs.unused_clsacts(false)?.is_empty(), "what is up keeps it until the end")?;
     let unused = stage.programs.unused_clsacts(true)?;
     stage.block_on(carrier.release_clsact(&unused))?;
@@ -442,9 +442,9 @@ pub(crate) fn nothing_stays() -> Result<(), Failed> {
     check(super::carry::said("tc", "qdisc show")? == qdiscs, "nor anything that held it")?;
 
     stage.delete_link("br0")?;
-    check(stage.programs.set_watch(bridge, true).is_err(), "there is no such interface")?;
-    stage.programs.set_watch(bridge, false)?;
-    while stage.programs.tidy() {}
+    check(stage.set_watch(bridge, true).is_err(), "there is no such interface")?;
+    stage.set_watch(bridge, false)?;
+    stage.tidy()?;
     check(stage.programs.unused_clsacts(true)?.is_empty(), "nothing is to be released")
 }
 
@@ -453,8 +453,8 @@ pub(crate) fn nothing_stays() -> Result<(), Failed> {
 pub(crate) fn past_and_through() -> Result<(), Failed> {
     for out in [false, true] {
         let shunt::Wires { mut stage, _monitor: monitor, nic, bridge } = shunt::lay(false)?;
-        stage.programs.set_shunt(nic, Some(shunt::shunt(bridge, Trigger::Join)))?;
-        stage.programs.set_watch(bridge, true)?;
+        stage.set_shunt(nic, Some(shunt::shunt(bridge, Trigger::Join)))?;
+        stage.set_watch(bridge, true)?;
         let mut post = Post::on(stage)?;
         let inside = Tap::at("br0")?;
         post.stage.set_master("nic", Some("br0"))?;
@@ -486,7 +486,7 @@ pub(crate) fn before_the_shunt() -> Result<(), Failed> {
     let shunt::Wires { mut stage, _monitor: monitor, nic, bridge } = shunt::lay(true)?;
     // First, so that the order they are in is not the one they came in.
     let laid = shunt::shunt(bridge, Trigger::Join);
-    stage.programs.set_shunt(nic, Some(laid))?;
+    stage.set_shunt(nic, Some(laid))?;
     let mut post = Post::on(stage)?;
     let bridge = Tap::at("br0")?;
     post.stage.set_master("nic", Some("br0"))?;

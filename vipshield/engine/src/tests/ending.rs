@@ -1,6 +1,6 @@
 //! vipshield is told to end, and keeps what the next one needs.
 
-use std::time::Duration;
+use std::{iter, time::Duration};
 
 use super::{
     super::{Action, Event, Filter, Phase},
@@ -220,4 +220,21 @@ fn what_could_not_be_done_is_counted() {
     bench.advance(GRACE);
     // What has left was told by then, and the NIC is at home with the rest.
     assert_eq!(ended(&bench, from), Some((false, 1)));
+}
+
+/// A program that was being put on a bridge when the end came, and could not be.
+#[test]
+fn what_was_on_its_way_when_the_end_came_is_missed_by_nobody() {
+    let mut bench = ready(Sequence::Bind, Datapath::Bridge);
+    let now = bench.now;
+    bench.engine.handle_all(vec![Event::Stop], now);
+    let mut last: Vec<Action> = iter::from_fn(|| bench.engine.poll_action()).collect();
+    let (action, error) = (Action::Watch { ifindex: 77, wanted: true }, "gone".to_owned());
+    bench.engine.handle_all(vec![Event::Failed { action, error }], now);
+    last.retain(|action| !matches!(action, Action::Tell { .. }));
+    let done: Vec<Event> = last.into_iter().map(|action| Event::Succeeded { action }).collect();
+    bench.engine.handle_all(done, now);
+    let mut rest = iter::from_fn(|| bench.engine.poll_action());
+    let finish = rest.find(|action| matches!(action, Action::Finish { .. }));
+    assert_eq!(finish, Some(Action::Finish { kept: false, undone: 0 }));
 }
