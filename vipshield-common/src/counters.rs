@@ -46,6 +46,10 @@ counters! {
         "Netlink messages withheld: another interface has a guarded NIC's name.";
     PassedOther => "guard_passed_other_interface",
         "Netlink messages passed: about an interface that is not guarded.";
+    WithheldRoute => "guard_withheld_route_dropped",
+        "Netlink messages withheld: the kernel dropped a route of keepalived's with its source.";
+    PassedRoute => "guard_passed_route",
+        "Netlink messages passed: the kernel dropped a route of keepalived's with an interface that failed.";
     WithheldBridgePort => "guard_withheld_bridge_port",
         "Netlink messages withheld: a bridge's word about its port.";
     PassedRemoved => "guard_passed_nic_removed",

@@ -118,6 +118,8 @@ pub enum Reason {
     OwnAddress = 7,
     /// An address came that, to the daemon, never left, or that is to leave at once.
     KnownAddress = 8,
+    /// The kernel dropped a route of keepalived's.
+    RouteRemoval = 9,
 }
 
 impl Reason {
@@ -133,6 +135,7 @@ impl Reason {
             6 => Self::BridgePort,
             7 => Self::OwnAddress,
             8 => Self::KnownAddress,
+            9 => Self::RouteRemoval,
             _ => return None,
         })
     }
@@ -171,7 +174,7 @@ pub struct GuardReport {
 }
 
 const _: () = assert!(size_of::<NicPolicy>() == 36);
-const _: () = assert!(REASONS.is_power_of_two() && (Reason::KnownAddress as usize) < REASONS);
+const _: () = assert!(REASONS.is_power_of_two() && (Reason::RouteRemoval as usize) < REASONS);
 const _: () = assert!(size_of::<GuardedSocket>() == 8);
 const _: () = assert!(size_of::<AddressKey>() == 20);
 const _: () = assert!(size_of::<HeldAddress>() == 32);

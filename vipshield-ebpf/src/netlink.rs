@@ -12,6 +12,10 @@ pub(crate) const RTM_NEWLINK: u16 = 16;
 pub(crate) const RTM_DELLINK: u16 = 17;
 pub(crate) const RTM_NEWADDR: u16 = 20;
 pub(crate) const RTM_DELADDR: u16 = 21;
+pub(crate) const RTM_DELROUTE: u16 = 25;
+/// The main table of routes, and who makes those of keepalived's (`RTPROT_KEEPALIVED`, since keepalived 2.0).
+pub(crate) const RT_TABLE_MAIN: u8 = 254;
+pub(crate) const RTPROT_KEEPALIVED: u8 = 18;
 /// `linux/netlink.h`: a request, an answer to one, and part of an answer to a dump.
 pub(crate) const NLM_F_REQUEST: u16 = 1;
 pub(crate) const NLMSG_ERROR: u16 = 2;
@@ -34,6 +38,14 @@ const IFA_LOCAL: u16 = 2;
 /// Local and address come among the first three in what the kernel says (`inet_fill_ifaddr`,
 /// `inet6_fill_ifaddr`), and among the first few in what anybody asks.
 const ATTRIBUTES_LOOKED_AT: u32 = 6;
+
+/// `linux/rtnetlink.h`: `enum rtattr_type_t`.
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+
+/// The interface comes behind table, destination, priority, metrics, source, gateway and flow
+/// (`fib_dump_info` in `net/ipv4/fib_semantics.c`, `rt6_fill_node` in `net/ipv6/route.c`).
+const ROUTE_ATTRIBUTES_LOOKED_AT: u32 = 10;
 
 /// `struct nlmsghdr`.
 #[repr(C)]
@@ -67,6 +79,21 @@ pub(crate) struct AddressMessage {
     pub(crate) flags: u8,
     pub(crate) scope: u8,
     pub(crate) index: u32,
+}
+
+/// `struct rtmsg`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct RouteMessage {
+    pub(crate) family: u8,
+    pub(crate) prefix_len: u8,
+    pub(crate) source_len: u8,
+    pub(crate) tos: u8,
+    pub(crate) table: u8,
+    pub(crate) protocol: u8,
+    pub(crate) scope: u8,
+    pub(crate) kind: u8,
+    pub(crate) flags: u32,
 }
 
 /// `struct nlattr`.
@@ -147,6 +174,33 @@ pub(crate) fn local_address(message: &impl Message, offset: u32, family: u8) -> 
         offset += step;
     }
     found
+}
+
+/// Where a route leads, and through which interface: `RTA_DST` and `RTA_OIF` of the message at `offset`. None
+/// without an interface of its own: it has several next hops, or none.
+#[inline(always)]
+pub(crate) fn leads(message: &impl Message, offset: u32, family: u8) -> Option<([u8; 16], u32)> {
+    let mut offset = offset + size_of::<RouteMessage>() as u32;
+    let mut destination = [0_u8; 16];
+    for _ in 0..ROUTE_ATTRIBUTES_LOOKED_AT {
+        let attribute = message.load::<Attribute>(offset)?;
+        match attribute.attribute_type & NLA_TYPE_MASK {
+            RTA_DST if family == AF_INET6 => {
+                destination = message.load::<[u8; 16]>(offset + ATTRIBUTE)?;
+            }
+            RTA_DST => {
+                let bytes = message.load::<[u8; 4]>(offset + ATTRIBUTE)?;
+                destination[0] = bytes[0];
+                destination[1] = bytes[1];
+                destination[2] = bytes[2];
+                destination[3] = bytes[3];
+            }
+            RTA_OIF => return Some((destination, message.load::<u32>(offset + ATTRIBUTE)?)),
+            _ => {}
+        }
+        offset += align(attribute.length)?;
+    }
+    None
 }
 
 /// An attribute's length with its padding; nothing for a length no attribute can have.

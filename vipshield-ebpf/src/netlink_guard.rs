@@ -20,8 +20,8 @@ use vipshield_common::{
         AddressKey, GuardReport, GuardedSocket, Held, HeldAddress, IFNAMSIZ, IfName, NicPolicy,
         rules::{
             ADDRESS, ANSWER, DUMP, Entry, KNOWN, LINK, LinkSaid, MALFORMED, OF_DAEMON, OWN_RULE,
-            REMOVAL, REPLAYED, RULES, STALE, TABLE, Then, UNKNOWN_SOCKET, Verdict,
-            facts_of_address, facts_of_link, facts_of_policy, judge, own_rule,
+            REMOVAL, REPLAYED, ROUTE, RULES, STALE, TABLE, Then, UNKNOWN_SOCKET, Verdict,
+            facts_of_address, facts_of_link, facts_of_policy, facts_of_route, judge, own_rule,
         },
     },
     rule::When,
@@ -35,8 +35,9 @@ use crate::{
     },
     netlink::{
         AF_BRIDGE, AF_INET6, ATTRIBUTE, AddressMessage, Attribute, HEADER, Header, IFF_RUNNING,
-        IFF_UP, LinkMessage, NLA_TYPE_MASK, NLM_F_MULTI, RTM_DELADDR, RTM_DELLINK, RTM_NEWADDR,
-        RTM_NEWLINK, align, local_address,
+        IFF_UP, LinkMessage, NLA_TYPE_MASK, NLM_F_MULTI, RT_TABLE_MAIN, RTM_DELADDR, RTM_DELLINK,
+        RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, RTPROT_KEEPALIVED, RouteMessage, align, leads,
+        local_address,
     },
     skb::load,
 };
@@ -130,6 +131,8 @@ fn look(skb: &SkBuffContext, cookie: u64, report: &mut GuardReport) -> u32 {
         RTM_DELLINK => LINK | REMOVAL,
         RTM_NEWADDR => ADDRESS,
         RTM_DELADDR => ADDRESS | REMOVAL,
+        // Whoever deletes a route means it.
+        RTM_DELROUTE if header.port == 0 && is_keepalived_s(skb) => ROUTE,
         _ => return 0,
     };
     if header.flags & NLM_F_MULTI != 0 {
@@ -137,7 +140,7 @@ fn look(skb: &SkBuffContext, cookie: u64, report: &mut GuardReport) -> u32 {
     }
     let facts = if alive() { facts } else { facts | STALE };
     // What becomes known of an address without vipshield is noted all the same.
-    if facts & (STALE | LINK) == STALE | LINK {
+    if facts & STALE != 0 && facts & ADDRESS == 0 {
         return facts;
     }
     // SAFETY: entries are plain integers; a torn read of one being replaced costs one verdict.
@@ -151,6 +154,8 @@ fn look(skb: &SkBuffContext, cookie: u64, report: &mut GuardReport) -> u32 {
     report.message_type = header.message_type;
     if facts & LINK != 0 {
         facts | look_at_link(skb, report)
+    } else if facts & ROUTE != 0 {
+        facts | look_at_route(skb, report)
     } else {
         facts | look_at_address(skb, cookie, &socket, facts, report)
     }
@@ -175,6 +180,25 @@ fn look_at_link(skb: &SkBuffContext, report: &mut GuardReport) -> u32 {
     // SAFETY: as for SOCKETS.
     let is_held = || unsafe { LINK_HELD.get(link.index) }.is_some();
     facts_of_link(&said, policy, is_held, || namesake(&name))
+}
+
+/// Of others keepalived knows nothing, and of those in other tables nobody makes them anew.
+#[inline(always)]
+fn is_keepalived_s(skb: &SkBuffContext) -> bool {
+    load::<RouteMessage>(skb, HEADER)
+        .is_some_and(|route| route.protocol == RTPROT_KEEPALIVED && route.table == RT_TABLE_MAIN)
+}
+
+#[inline(always)]
+fn look_at_route(skb: &SkBuffContext, report: &mut GuardReport) -> u32 {
+    let Some(route) = load::<RouteMessage>(skb, HEADER) else { return MALFORMED };
+    let Some((destination, ifindex)) = leads(skb, HEADER, route.family) else { return 0 };
+    report.ifindex = ifindex;
+    report.family = route.family;
+    report.prefix_len = route.prefix_len;
+    report.address = destination;
+    // SAFETY: as for SOCKETS.
+    facts_of_route(unsafe { NICS.get(ifindex) })
 }
 
 #[inline(always)]

@@ -13,10 +13,12 @@ use crate::{
 facts! {
     /// It ends before it can be understood. Ends the look.
     MALFORMED => "cut off";
-    /// `RTM_NEWLINK` or `RTM_DELLINK`. Without this and [`ADDRESS`] the look ends.
+    /// `RTM_NEWLINK` or `RTM_DELLINK`. Without this, [`ADDRESS`] and [`ROUTE`] the look ends.
     LINK => "about a link";
     /// `RTM_NEWADDR` or `RTM_DELADDR`.
     ADDRESS => "about an address";
+    /// `RTM_DELROUTE` of a route of keepalived's in the main table, for which nobody has asked.
+    ROUTE => "about a route of keepalived's that the kernel dropped";
     /// `RTM_DELLINK` or `RTM_DELADDR`.
     REMOVAL => "it is gone";
     /// `NLM_F_MULTI`. Ends the look.
@@ -122,13 +124,13 @@ const fn rule(name: &'static str, when: When, then: Then, why: &'static str) -> 
 }
 
 /// The rules; the number of each is that of its [`Counter`](crate::counters::Counter).
-pub const RULES: [Rule<Then>; 28] = [
+pub const RULES: [Rule<Then>; 30] = [
     rule("malformed", When::all(MALFORMED), Then::PASS, "What is not understood is not judged."),
     rule(
         "unrelated",
-        When::none(LINK | ADDRESS),
+        When::none(LINK | ADDRESS | ROUTE),
         Then::PASS,
-        "Only links and addresses are ever untrue.",
+        "Only links, addresses and what the kernel drops with them are ever untrue.",
     ),
     rule("dump", When::all(DUMP), Then::PASS, "Who asks for all there is gets the truth."),
     rule(
@@ -162,6 +164,14 @@ pub const RULES: [Rule<Then>; 28] = [
         "While names are exchanged, the bridge has the NIC's; a daemon would take it for the NIC.",
     ),
     rule("other-interface", When::none(GUARDED), Then::PASS, "It is nobody's business here."),
+    rule(
+        "route-dropped",
+        When::all(ROUTE | HIDES_REMOVALS),
+        Then::withhold(Reason::RouteRemoval),
+        "It went with its source, which is on its way; whoever moves that makes the route anew. If the source \
+         does not come back, that is told.",
+    ),
+    rule("route", When::all(ROUTE), Then::PASS, "It is gone with an interface that has failed."),
     rule(
         "bridge-port",
         When::all(LINK | BRIDGE_PORT),
@@ -384,6 +394,16 @@ pub const fn own_rule(policy: &NicPolicy, facts: u32) -> u8 {
 #[inline(always)]
 const fn with_own_rule(policy: &NicPolicy, facts: u32) -> u32 {
     if own_rule(policy, facts) == 0 { facts } else { facts | OWN_RULE }
+}
+
+/// The facts of a route of keepalived's that the kernel dropped, by the policy of its interface.
+#[inline(always)]
+#[must_use]
+pub const fn facts_of_route(policy: Option<&NicPolicy>) -> u32 {
+    match policy {
+        Some(policy) => ROUTE | facts_of_policy(policy),
+        None => ROUTE,
+    }
 }
 
 /// The facts of an address message that nobody asked for whom the guard knows.

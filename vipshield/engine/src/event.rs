@@ -249,4 +249,9 @@ pub enum About {
         /// Which.
         ip: IpAddr,
     },
+    /// The kernel dropped a route of keepalived's.
+    RouteRemoval {
+        /// Where it led.
+        destination: Address,
+    },
 }

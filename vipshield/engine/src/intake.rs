@@ -352,6 +352,9 @@ impl Engine {
             }
             About::BridgePort => "a bridge spoke of its port".to_owned(),
             About::OwnAddress { ip } => format!("vipshield's own address {ip}"),
+            About::RouteRemoval { destination } => {
+                format!("the kernel dropped keepalived's route to {destination}")
+            }
             About::KnownAddress { ip } => {
                 format!("{ip} is on the NIC, as the daemon believes it is")
             }

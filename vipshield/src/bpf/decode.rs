@@ -37,6 +37,10 @@ pub(super) fn withheld(report: &GuardReport) -> Option<Withheld> {
             let address = Address { ip: ip(report)?, prefix_len: report.prefix_len };
             About::AddressRemoval { address }
         }
+        Reason::RouteRemoval => {
+            let destination = Address { ip: ip(report)?, prefix_len: report.prefix_len };
+            About::RouteRemoval { destination }
+        }
         Reason::OwnAddress => About::OwnAddress { ip: ip(report)? },
         Reason::KnownAddress => About::KnownAddress { ip: ip(report)? },
         Reason::AdminDown => About::AdminDown,

@@ -18,7 +18,9 @@ use vipshield_common::{
 };
 
 use super::{
-    FREE, check,
+    FREE,
+    carry::ip,
+    check,
     namespace::{Seen, Stage, attach_classic_filter, monotonic_ns},
 };
 
@@ -49,6 +51,50 @@ pub(crate) fn removed_address() -> Result<(), Failed> {
     check(reports.iter().all(rule), format!("with the rule: {reports:?}"))?;
     stage.counted(Counter::WithheldAddress, 2)?;
     stage.counted(Counter::PassedAddress, 2)
+}
+
+/// The kernel drops a route with its source (and says so since Linux 6.6, of IPv6 with its link always); keepalived takes
+/// one of its own for a failure.
+pub(crate) fn dropped_route() -> Result<(), Failed> {
+    let mut stage = Stage::new()?;
+    stage.arm(FREE)?;
+    let nic = stage.index("nic")?;
+    // `RTNLGRP_IPV4_ROUTE` and `RTNLGRP_IPV6_ROUTE`.
+    for group in [7, 11] {
+        stage.monitor.add_membership(group)?;
+    }
+    stage.add_address("nic", "2001:db8::11/64")?;
+    let added = Seen::Address("2001:db8::11".parse()?);
+    stage.wait_until(|seen| *seen == added)?;
+    let route = |what: &str, more: &str| {
+        ip(&format!("-6 route {what} 2001:db8:1::/48 via 2001:db8::100 dev nic {more}"))
+    };
+    let flush = || ip("link set nic down").and_then(|()| ip("link set nic up"));
+    let withheld = |stage: &mut Stage, expected: u64, what: &str| {
+        stage.seen()?;
+        let count = stage.count(Counter::WithheldRoute)?;
+        check(count == expected, format!("{what}: {count} withheld, not {expected}"))
+    };
+    route("add", "proto keepalived")?;
+    route("del", "proto keepalived")?;
+    withheld(&mut stage, 0, "whoever deletes it means it")?;
+    for (more, expected) in
+        [("proto static", 0), ("proto keepalived table 100", 0), ("proto keepalived", 1)]
+    {
+        route("add", more)?;
+        flush()?;
+        withheld(&mut stage, expected, more)?;
+        stage.add_address("nic", "2001:db8::11/64")?;
+    }
+    let told = stage.reports()?.into_iter().map(|report| (report.rule.name(), report.about));
+    let destination = Address { ip: "2001:db8:1::".parse()?, prefix_len: 48 };
+    let expected = ("route-dropped", About::RouteRemoval { destination });
+    check(told.into_iter().any(|told| told == expected), "it is reported")?;
+    stage.programs.set_policy(nic, "nic", 0, &LetPass::new())?;
+    route("add", "proto keepalived")?;
+    flush()?;
+    withheld(&mut stage, 1, "of a NIC that has failed it is seen")?;
+    stage.counted(Counter::PassedRoute, 1)
 }
 
 /// The table that is printed is the one that decides: with another entry the kernel decides otherwise.

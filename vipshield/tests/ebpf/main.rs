@@ -39,6 +39,7 @@ type Case = (&'static str, fn() -> Result<(), Failed>);
 
 const CASES: &[Case] = &[
     ("a removed address is withheld and reported", guard::removed_address),
+    ("a route of keepalived's that the kernel dropped is withheld", guard::dropped_route),
     ("with another entry in its table the kernel judges otherwise", guard::another_table),
     ("what a rule of one's own lets pass is seen, and nothing else", guard::own_rules),
     ("what the daemon removed itself passes", guard::own_removal),

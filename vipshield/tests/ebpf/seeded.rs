@@ -29,6 +29,8 @@ const CAUGHT: [(&str, Option<&str>); RULES.len()] = [
     ("own-rule", Some("what a rule of one's own lets pass is seen, and nothing else")),
     ("name-conflict", Some("a rename and the impostor are withheld")),
     ("other-interface", Some("an address of another interface passes")),
+    ("route-dropped", Some("a route of keepalived's that the kernel dropped is withheld")),
+    ("route", None),
     ("bridge-port", Some("a bridge's word about its port is withheld")),
     ("nic-removed", Some("that the NIC is gone passes")),
     ("rename", Some("a rename and the impostor are withheld")),

@@ -145,6 +145,7 @@ fn about(about: &About) -> String {
         About::BridgePort => "a bridge's word about its port".to_owned(),
         About::OwnAddress { ip } => format!("vipshield's own {ip}"),
         About::KnownAddress { ip } => format!("{ip}, which it knows"),
+        About::RouteRemoval { destination } => format!("route to {destination} dropped"),
     }
 }
 

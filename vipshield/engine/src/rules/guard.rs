@@ -85,5 +85,6 @@ const fn reason_name(reason: Reason) -> &'static str {
         Reason::BridgePort => "a bridge's word",
         Reason::OwnAddress => "vipshield's own address",
         Reason::KnownAddress => "an address that is known",
+        Reason::RouteRemoval => "a route is gone",
     }
 }

@@ -7,8 +7,8 @@ use vipshield_common::{
     guard::rules::{
         self as guard, ADDRESS, ANSWER, BRIDGE_PORT, DOWN, DUMP, Entry, GUARDED, HELD,
         HIDES_CARRIER, HIDES_DOWN, HIDES_NAMES, HIDES_REMOVALS, KNOWN, MALFORMED, NAME_CONFLICT,
-        NO_CARRIER, OF_DAEMON, OWN_ADDRESS, OWN_RULE, REMOVAL, RENAMED, REPLAYED, RULES, STALE,
-        TABLE, UNKNOWN_SOCKET, Verdict, judge,
+        NO_CARRIER, OF_DAEMON, OWN_ADDRESS, OWN_RULE, REMOVAL, RENAMED, REPLAYED, ROUTE, RULES,
+        STALE, TABLE, UNKNOWN_SOCKET, Verdict, judge,
     },
 };
 
@@ -71,10 +71,10 @@ fn of_all_facts_about_a_message_one_rule_decides() {
         if facts & OWN_RULE != 0 {
             assert_eq!(verdict.then.reason(), 0, "a rule of one's own passes: {facts:b}");
         }
-        if facts & (guard::LINK | ADDRESS) == 0 {
+        if facts & (guard::LINK | ADDRESS | ROUTE) == 0 {
             assert!(number <= 1, "{facts:b}");
         } else if let Some(end) = ends.iter().find(|end| facts & **end != 0) {
-            assert_eq!(verdict.then, by_table(facts & (guard::LINK | ADDRESS) | end).then);
+            assert_eq!(verdict.then, by_table(facts & (guard::LINK | ADDRESS | ROUTE) | end).then);
         }
         hit.insert(number);
     }
@@ -97,6 +97,8 @@ const MESSAGES: [(&str, u32, bool); RULES.len()] = {
         ("own-rule", down | OWN_RULE, true),
         ("name-conflict", guard::LINK | NAME_CONFLICT, true),
         ("other-interface", ADDRESS | REMOVAL | HIDES_REMOVALS, true),
+        ("route-dropped", ROUTE | GUARDED | HIDES_REMOVALS, true),
+        ("route", ROUTE | GUARDED, false),
         ("bridge-port", link | BRIDGE_PORT | REMOVAL, true),
         ("nic-removed", down | REMOVAL, true),
         ("rename", link | RENAMED | HIDES_NAMES, true),

@@ -101,6 +101,7 @@ fn an_about() -> impl Strategy<Value = About> {
         addresses().prop_map(|address| About::AddressRemoval { address }),
         addresses().prop_map(|address| About::OwnAddress { ip: address.ip }),
         addresses().prop_map(|address| About::KnownAddress { ip: address.ip }),
+        addresses().prop_map(|destination| About::RouteRemoval { destination }),
         a_name().prop_map(|name| About::Rename { name }),
         a_name().prop_map(|name| About::NameConflict { name }),
         Just(About::AdminDown),

@@ -39,8 +39,8 @@ impl Reports {
             About::CarrierLoss => Token::NoCarrier,
             About::Rename { name } | About::NameConflict { name } => Token::Called(name.clone()),
             About::OwnAddress { ip } | About::KnownAddress { ip } => Token::Here(*ip),
-            // A message of its own, which the monitor does not get.
-            About::BridgePort => return,
+            // A message of its own, which the monitor does not get, or of which nothing is drawn.
+            About::BridgePort | About::RouteRemoval { .. } => return,
         };
         self.by.entry((message.ifindex, token)).or_default().push_back(at);
     }

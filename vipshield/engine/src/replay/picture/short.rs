@@ -45,6 +45,7 @@ pub(super) fn about(about: &About) -> String {
         // Their rules' names say as much.
         About::BridgePort | About::OwnAddress { .. } => String::new(),
         About::KnownAddress { ip } => format!("+{ip}"),
+        About::RouteRemoval { destination } => format!("\u{2212}route {destination}"),
     }
 }
 
