@@ -189,6 +189,8 @@ pub struct LabConfig {
     pub instances: Vec<InstanceConfig>,
     /// Further lines of keepalived's `global_defs`.
     pub globals: Vec<String>,
+    /// Further blocks of it.
+    pub blocks: Vec<String>,
     /// Seconds between adverts. Fractions make it VRRP version 3.
     pub advert_int: f64,
     /// keepalived's configuration as a case has it, in place of one that is made of the instances.
@@ -251,6 +253,7 @@ impl LabConfig {
                 options: Vec::new(),
             }],
             globals: Vec::new(),
+            blocks: Vec::new(),
             advert_int: 1.0,
             shape: NicShape::Plain,
             second: None,
@@ -326,6 +329,10 @@ impl LabConfig {
                 "vrrp_script {CHECK} {{\n  script {}\n  interval 1\n}}",
                 check.display()
             );
+        }
+        for block in &self.blocks {
+            text.push_str(block);
+            text.push('\n');
         }
         for instance in &self.instances {
             text.push_str(&self.instance(node, instance));

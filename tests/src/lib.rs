@@ -23,6 +23,7 @@ pub mod measure;
 pub mod netns;
 pub mod objects;
 pub mod order;
+pub mod peers;
 pub mod pretender;
 pub mod process;
 pub mod prometheus;

@@ -14,6 +14,7 @@ use vipshield_lab::config::{DatapathKind, Taken};
 use vipshield_lab::footprint;
 use vipshield_lab::give_up;
 use vipshield_lab::measure::{self, Role, RunResult, RunSpec};
+use vipshield_lab::peers;
 use vipshield_lab::pretender::{self, Pretence};
 use vipshield_lab::process;
 use vipshield_lab::release::Release;
@@ -52,6 +53,8 @@ enum Command {
     List,
     /// Run scenarios and say which of them hold.
     Test(Test),
+    /// Measure what else one may do about a NIC that is taken, beside vipshield.
+    Peers(Peers),
     /// Stand for a program that may do nothing: what scenarios start under other names.
     #[command(hide = true)]
     Pretend(Pretence),
@@ -86,6 +89,25 @@ struct GiveUp {
     datapath: DatapathKind,
     /// How often it is given up with the NIC a port; a quarter as often with the NIC free.
     #[arg(long, default_value_t = 200)]
+    runs: usize,
+    /// vipshield's program [default: beside this one].
+    #[arg(long)]
+    vipshield: Option<PathBuf>,
+    /// Write the results here, as a JSON array.
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+struct Peers {
+    /// What takes the NIC.
+    #[arg(long, value_enum, default_value_t = DatapathKind::Bridge)]
+    datapath: DatapathKind,
+    /// Which sequences: bind, unbind, exchange, unexchange.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "bind,unbind")]
+    sequence: Vec<Sequence>,
+    /// How often each.
+    #[arg(long, default_value_t = 3)]
     runs: usize,
     /// vipshield's program [default: beside this one].
     #[arg(long)]
@@ -218,6 +240,7 @@ async fn until_told_to_stop(command: Command) -> Result<ExitCode> {
     let work = async {
         match command {
             Command::Demo(demo) => run_demo(demo).await,
+            Command::Peers(options) => run_peers(options).await,
             Command::GiveUp(options) => run_give_up(options).await,
             Command::Footprint(options) => run_footprint(options).await,
             Command::Case(case) => run_case(case).await,
@@ -310,6 +333,15 @@ async fn run_give_up(options: GiveUp) -> Result<ExitCode> {
     let figures = give_up::measure(options.datapath, &program, options.runs).await?;
     print!("{}", give_up::table(&figures));
     write_json(options.json.as_deref(), &figures)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_peers(options: Peers) -> Result<ExitCode> {
+    let program = vipshield_program(options.vipshield)?;
+    let Peers { datapath, sequence, runs, .. } = options;
+    let found = peers::measure(datapath, &sequence, &program, runs).await?;
+    print!("\n{}", peers::table(&found));
+    write_json(options.json.as_deref(), &found)?;
     Ok(ExitCode::SUCCESS)
 }
 

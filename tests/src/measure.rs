@@ -13,6 +13,7 @@ use crate::enslaver::Enslaver;
 use crate::further::VipSeen;
 use crate::lab::Lab;
 use crate::objects;
+use crate::peers::Peer;
 use crate::sequence::{Hooks, Replay, Sequence, Undisturbed};
 use crate::stack::Stack;
 use crate::witness::arp::ArpReport;
@@ -75,6 +76,8 @@ pub struct RunSpec {
     pub nodes: Taken,
     /// The program that is Kube-OVN's own daemon, if that takes the NIC.
     pub kube_ovn: Option<PathBuf>,
+    /// What else is done about it.
+    pub peer: Peer,
     /// vipshield's program, where it is to guard the nodes whose NIC is taken.
     pub shield: Option<PathBuf>,
     /// How long the window goes on after the last step.
@@ -91,7 +94,20 @@ impl RunSpec {
     pub fn new(datapath: DatapathKind, sequence: Sequence, role: Role) -> Self {
         let (stack, nodes, settle) = (Stack::Ipv4, Taken::One, Duration::from_secs(5));
         let (kube_ovn, shield, compare, logs) = (None, None, false, None);
-        Self { datapath, sequence, role, stack, nodes, kube_ovn, shield, settle, compare, logs }
+        let peer = Peer::Nothing;
+        Self {
+            datapath,
+            sequence,
+            role,
+            stack,
+            nodes,
+            kube_ovn,
+            peer,
+            shield,
+            settle,
+            compare,
+            logs,
+        }
     }
 
     fn config(&self) -> LabConfig {
@@ -100,6 +116,7 @@ impl RunSpec {
             Taken::All => LabConfig::cluster(self.datapath),
         };
         config.kube_ovn.clone_from(&self.kube_ovn);
+        self.peer.configure(&mut config);
         if self.role == Role::Backup {
             config.owner_is_second();
         }
@@ -236,8 +253,12 @@ async fn prepare(spec: &RunSpec, notes: &mut Vec<String>) -> Result<Lab> {
         }
     }
     if let Some(first) = spec.sequence.prerequisite() {
-        take(first, &lab, notes).await?;
-        clock::pass(spec.settle).await;
+        let taken = async {
+            take(first, &lab, notes).await?;
+            clock::pass(spec.settle).await;
+            anyhow::Ok(())
+        };
+        spec.peer.beside(&lab, taken).await?;
         if settled_now(&lab, spec.role) {
             return Ok(lab);
         }
@@ -378,8 +399,12 @@ async fn measure(spec: &RunSpec, lab: &mut Lab, notes: &mut Vec<String>) -> Resu
     clock::pass(spec.settle).await;
 
     let from = clock::now();
-    let ((replay, attempts), ended) = take(spec.sequence, lab, notes).await?;
-    clock::pass((ended + spec.settle).saturating_duration_since(clock::now())).await;
+    let taken = async {
+        let taken = take(spec.sequence, lab, notes).await?;
+        clock::pass((taken.1 + spec.settle).saturating_duration_since(clock::now())).await;
+        anyhow::Ok(taken)
+    };
+    let ((replay, attempts), ended) = spec.peer.beside(lab, taken).await?;
     let window = Window { from, to: clock::now() };
     witnesses.finish().await;
 

@@ -33,6 +33,8 @@ enum Subject {
     Sequences,
     /// What vipshield takes of a node on which nothing happens, and how soon it guards
     Process,
+    /// What else one may do about a NIC that is taken, beside vipshield
+    Peers,
 }
 
 /// Options of `bench`.
@@ -117,12 +119,26 @@ impl Options {
                 println!("\nbench: vipshield and keepalived on a node on which nothing happens");
                 self.process(&json("bench-process.json")?)
             }
+            Subject::Peers => {
+                println!("\nbench: what else one may do, 1,000 probes a second");
+                self.peers(&json("bench-peers.json")?)
+            }
         }
     }
 
     fn give_up(&self, json: &Path) -> Result<()> {
         let mut lab = Command::new(workspace::release(build::LAB)?);
         lab.args(["give-up", "--runs", &self.give_ups.to_string(), "--vipshield"])
+            .arg(workspace::release(build::VIPSHIELD)?)
+            .arg("--json")
+            .arg(json);
+        shell::run(&mut lab)
+    }
+
+    fn peers(&self, json: &Path) -> Result<()> {
+        let runs = self.runs.to_string();
+        let mut lab = Command::new(workspace::release(build::LAB)?);
+        lab.args(["peers", "--sequence", &self.sequence, "--runs", &runs, "--vipshield"])
             .arg(workspace::release(build::VIPSHIELD)?)
             .arg("--json")
             .arg(json);

@@ -234,6 +234,9 @@ fn alerts<'a>(lab: &'a mut Lab, vipshield: &'a Path, prometheus: &'a Prometheus)
         fires(prometheus, "VipshieldDegraded", true).await?;
 
         fires(prometheus, "VipshieldGone", false).await?;
+        drop(lab.node_mut(1)?.vipshield.take());
+        fires(prometheus, "VipshieldAway", true).await.context("one of two is gone")?;
+        fires(prometheus, "VipshieldGone", false).await?;
         for node in &mut lab.nodes {
             drop(node.vipshield.take());
         }

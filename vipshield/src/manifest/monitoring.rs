@@ -21,7 +21,7 @@ struct Alert {
     description: &'static str,
 }
 
-const ALERTS: [Alert; 13] = [
+const ALERTS: [Alert; 15] = [
     Alert {
         name: "VipshieldTwoOwners",
         expression: "sum by (router_id, family, vlan) (vipshield_router_owned) > 1",
@@ -85,6 +85,24 @@ const ALERTS: [Alert; 13] = [
         severity: "warning",
         summary: "No vipshield is scraped",
         description: "Is the DaemonSet there, and is --metrics an address that Prometheus reaches?",
+    },
+    Alert {
+        name: "VipshieldAway",
+        expression: "count by (instance) (last_over_time(vipshield_build_info[1h])) unless count by (instance) \
+                     (vipshield_build_info)",
+        lasting: "5m",
+        severity: "warning",
+        summary: "vipshield on {{ $labels.instance }} is not scraped any more",
+        description: "Nothing guards keepalived there if it does not run: see its pod, or `vipshield status`. \
+                      A node that was taken out is forgotten after an hour.",
+    },
+    Alert {
+        name: "VipshieldOverdue",
+        expression: "increase(vipshield_overdue_total[10m]) > 0",
+        lasting: "0m",
+        severity: "warning",
+        summary: "keepalived on {{ $labels.instance }} believed something untrue for longer than the deadline",
+        description: "`vipshield events` says what; `vipshield record` and a report of it help to mend this.",
     },
     Alert {
         name: "VipshieldStuck",
