@@ -190,6 +190,10 @@ impl Engine {
         for nic in self.nics.values() {
             let Some(to) = nic.bearer.filter(|bearer| *bearer != nic.ifindex) else { continue };
             let vips = self.world.addresses_of(to).filter(|it| self.world.vips.is_wanted(it.ip));
+            let asked = |ip| self.world.vips.asked(ip);
+            let vips = vips.filter(|it| {
+                !asked(it.ip).is_some_and(|asked| self.routers.is_for_good(it.ip, asked))
+            });
             marked.extend(vips.map(|address| Action::MoveVip { address, from: to, to }));
         }
         marked

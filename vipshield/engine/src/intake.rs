@@ -309,7 +309,8 @@ impl Engine {
         let mut died = false;
         for (pid, daemon) in self.world.daemons.iter().filter(|(_, daemon)| !is_there(daemon)) {
             died |= daemon.role == Role::Vrrp;
-            orphans.extend(self.world.vips.bury(*pid, now));
+            let for_good = |ip, asked| self.routers.is_for_good(ip, asked);
+            orphans.extend(self.world.vips.bury(*pid, now, for_good));
             let text = format!("{} {pid} is gone", daemon.name);
             tell(&mut self.actions, Weight::Info, None, text);
             self.failed.retain(|action, _| action.pid() != Some(*pid));

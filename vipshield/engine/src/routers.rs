@@ -39,6 +39,9 @@ const DEADLINE: (u32, u32) = (19, 10);
 /// No advert makes it shorter: with less a transition cannot be told from a failure.
 pub(super) const SHORTEST: Duration = Duration::from_millis(50);
 
+/// An owner's first advert and its requests are no further apart than this.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
 /// The least that time goes on by.
 const INSTANT: Duration = Duration::from_nanos(1);
 
@@ -296,6 +299,27 @@ impl Routers {
     /// The virtual router of this name, if it was heard.
     pub(super) fn get(&self, key: &Key) -> Option<&Router> {
         self.table.get(key).map(|entry| &entry.value)
+    }
+
+    /// Whether a daemon that asked for this address then did not do so as owner of a virtual router, as far as can be
+    /// told: no advert names it, adverts were heard since, and this node sent none around that time. keepalived
+    /// asks for its VIPs, those in no advert too, in the moment in which it sends the first one; for what it gives a
+    /// node for good (`static_ipaddress`) when it starts.
+    pub(super) fn is_for_good(&self, ip: IpAddr, asked: Duration) -> bool {
+        let routers = || self.table.iter().map(|(_, entry)| &entry.value);
+        let senders = || {
+            let own = routers().filter_map(|router| router.own.as_ref().map(|(_, own)| own));
+            own.chain(routers().flat_map(|router| router.others.iter().map(|(_, entry)| entry)))
+        };
+        let owned_then = |router: &Router| {
+            router.own.as_ref().is_some_and(|(_, own)| {
+                own.first <= asked.saturating_add(AT_ONCE)
+                    && asked <= own.last.saturating_add(lifetime(own.value.advert.interval))
+            })
+        };
+        senders().all(|entry| !entry.value.advert.addresses.contains(&ip))
+            && senders().any(|entry| entry.last >= asked)
+            && !routers().any(owned_then)
     }
 
     /// Who has sent adverts for an address for a while, where this node has sent none.

@@ -70,6 +70,9 @@ struct Said {
     port: u32,
     sequence: u32,
     source: Source,
+    /// When it asked; none if that is not known.
+    #[serde(default)]
+    at: Option<Duration>,
 }
 
 /// How it is known what a daemon means to have.
@@ -119,6 +122,12 @@ impl Vip {
         self.said.values().any(|said| said.wanted)
     }
 
+    /// When the only daemon that knows it asked for it.
+    fn asked(&self) -> Option<Duration> {
+        let only = self.said.values().next().filter(|_| self.said.len() == 1);
+        only.filter(|said| said.wanted)?.at
+    }
+
     /// Nobody who speaks for it means to have it.
     fn is_given_up(&self) -> bool {
         !self.is_wanted() && (!self.said.is_empty() || self.orphan.is_some())
@@ -156,7 +165,12 @@ impl Vips {
         if !intent.refused && ip.is_ipv4() && !self.is_its_own(pid, intent, now) {
             return;
         }
-        self.said(pid, intent, Source::Request);
+        self.said(pid, intent, Source::Request, Some(now));
+    }
+
+    /// When the only daemon that knows it asked for it.
+    pub(super) fn asked(&self, ip: IpAddr) -> Option<Duration> {
+        self.known.get(&ip)?.asked()
     }
 
     /// How many addresses are known.
@@ -166,10 +180,10 @@ impl Vips {
 
     /// A daemon said this of an address last.
     pub(super) fn hear_last(&mut self, pid: u32, intent: &Intent) {
-        self.said(pid, intent, Source::LastWord);
+        self.said(pid, intent, Source::LastWord, None);
     }
 
-    fn said(&mut self, pid: u32, intent: &Intent, source: Source) {
+    fn said(&mut self, pid: u32, intent: &Intent, source: Source, at: Option<Duration>) {
         let ip = intent.address.ip;
         if !self.known.contains_key(&ip) {
             if !self.make_room() {
@@ -185,7 +199,7 @@ impl Vips {
         if vip.said.get(&pid).is_some_and(is_older) {
             return;
         }
-        vip.said.insert(pid, Said { wanted, port, sequence, source });
+        vip.said.insert(pid, Said { wanted, port, sequence, source, at });
         if ifindex != 0 && vip.asked_on.len() < MAX_INTERFACES {
             vip.asked_on.insert(ifindex);
         }
@@ -277,7 +291,7 @@ impl Vips {
     }
 
     fn assume(&mut self, pid: u32, ip: IpAddr, source: Source) -> &mut Vip {
-        let said = Said { wanted: true, port: NO_REQUEST, sequence: 0, source };
+        let said = Said { wanted: true, port: NO_REQUEST, sequence: 0, source, at: None };
         let vip = self.known.entry(ip).or_default();
         vip.said.insert(pid, said);
         vip
@@ -320,13 +334,23 @@ impl Vips {
         self.known.contains_key(&ip)
     }
 
-    /// A daemon is gone. Returns what it had wanted, and nobody else wants.
-    pub(super) fn bury(&mut self, pid: u32, now: Duration) -> Vec<IpAddr> {
+    /// A daemon is gone. Returns what it had wanted, and nobody else wants. What it asked for at a time
+    /// (`for_good`), and not as owner of a virtual router, is no VIP and stays: `static_ipaddress`.
+    pub(super) fn bury(
+        &mut self,
+        pid: u32,
+        now: Duration,
+        for_good: impl Fn(IpAddr, Duration) -> bool,
+    ) -> Vec<IpAddr> {
         let mut orphans = Vec::new();
         let last: Vec<_> = self.removals.extract_if(.., |_, it| it.pid == pid).collect();
         for (_, removal) in last {
             self.presume(&removal, now);
         }
+        self.known.retain(|ip, vip| {
+            let at = vip.asked().filter(|_| vip.said.contains_key(&pid));
+            !at.is_some_and(|at| for_good(*ip, at))
+        });
         for (ip, vip) in &mut self.known {
             let Some(said) = vip.said.remove(&pid) else { continue };
             if said.wanted && !vip.is_wanted() {

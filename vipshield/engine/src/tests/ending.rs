@@ -9,6 +9,7 @@ use super::{
     kube_ovn::Sequence,
     node::{BRIDGE, Datapath, NIC, NIC_INDEX, Op, VIP, address},
     ready_for,
+    wire::SECOND,
 };
 
 /// As long as a stop waits.
@@ -97,6 +98,27 @@ fn a_vip_that_stays_on_a_bridge_is_marked() {
     assert!(bench.asked(from).any(|(_, action)| *action == marks));
     assert_eq!(bench.places(address(VIP)), [BRIDGE]);
     assert!(bench.is_calm());
+}
+
+/// `static_ipaddress`: the next vipshield would take it for a VIP whose daemon is gone.
+#[test]
+fn what_is_no_vip_is_not_marked() {
+    let fixed = address("192.0.2.51/32");
+    let mut bench = Bench::unshielded(Datapath::Bridge);
+    bench.begin_with(keeping());
+    bench.daemon_asks(fixed, true);
+    bench.advance(4 * SECOND);
+    bench.speak(150, SECOND);
+    bench.sequence(Sequence::Bind);
+    assert_eq!(bench.places(fixed), [BRIDGE]);
+    let from = bench.log.len();
+    bench.feed(Event::Stop);
+    let marked = |address| {
+        let is_it =
+            |it: &Action| matches!(it, Action::MoveVip { address: its, .. } if *its == address);
+        bench.asked(from).any(|(_, action)| is_it(action))
+    };
+    assert!(!marked(fixed) && marked(address(VIP)));
 }
 
 #[test]

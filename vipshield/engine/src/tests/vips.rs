@@ -604,6 +604,40 @@ fn an_announcement_that_fails_is_made_good_but_not_for_ever() {
     assert_eq!(bench.engine.next_deadline(), None);
 }
 
+/// `static_ipaddress`: keepalived asks for it when it starts, and never takes it off.
+#[test]
+fn what_a_daemon_gives_a_node_for_good_outlives_it() {
+    let (fixed, excluded) = (address("192.0.2.51/32"), address("192.0.2.20/32"));
+    for owns in [true, false] {
+        let mut bench = Bench::unshielded(Datapath::Bridge);
+        bench.begin();
+        bench.daemon_asks(fixed, true);
+        bench.advance(4 * SECOND);
+        if owns {
+            bench.speak(150, SECOND);
+            // The same as what is in adverts, but in none.
+            bench.daemon_asks(excluded, true);
+        } else {
+            bench.hear(3, &advert(PEER, 200, SECOND));
+        }
+        bench.kill_daemon();
+        bench.advance(5 * DEADLINE);
+        assert_eq!(bench.places(fixed), [NIC], "owner: {owns}");
+        assert_eq!(bench.places(excluded), nowhere(), "owner: {owns}");
+    }
+}
+
+/// Where nothing tells what it is, it is taken for a VIP: a second owner is worse than none.
+#[test]
+fn what_a_daemon_asked_for_and_no_advert_tells_of_goes_with_it() {
+    let mut bench = Bench::unshielded(Datapath::Bridge);
+    bench.begin();
+    bench.daemon_asks(address("192.0.2.51/32"), true);
+    bench.advance(4 * SECOND);
+    bench.kill_daemon();
+    assert_eq!(bench.places(address("192.0.2.51/32")), nowhere());
+}
+
 #[test]
 fn what_a_killed_vipshield_had_moved_is_still_its_daemons() {
     let mut bench = Bench::owner_of_vip(Datapath::Bridge);
