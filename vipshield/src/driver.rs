@@ -186,6 +186,8 @@ pub struct Driver {
     heirs: Heirs,
     /// Actions that wait for programs on interfaces.
     placings: HashMap<Ticket, Action>,
+    /// The probes where ports join and leave were posted, as far as they could be.
+    probed: bool,
     /// Which vipshield has handed over to this one.
     predecessor: Option<String>,
 }
@@ -232,6 +234,7 @@ impl Driver {
             inquiry: Inquiry::default(),
             heirs: Heirs::default(),
             placings: HashMap::new(),
+            probed: false,
             predecessor: from.instance(),
         };
         if !driver.begin(from).await? {
@@ -549,10 +552,19 @@ impl Driver {
         Ok(())
     }
 
-    /// Takes off what is of no use any more while nothing is under way, one at a time.
+    /// Does what takes the kernel long while nothing is under way: probes are posted, once; then what is of no use
+    /// any more is taken off, one at a time.
     async fn tidy(&mut self) -> Result<(), DriverError> {
-        let Self { parts: Parts { programs, carrier, .. }, work, .. } = self;
-        if !work.engine.is_calm(monotonic()?) || work.is_behind() || !programs.tidy()? {
+        let Self { parts: Parts { programs, carrier, config, .. }, work, probed, .. } = self;
+        if !work.engine.is_calm(monotonic()?) || work.is_behind() {
+            return Ok(());
+        }
+        if !*probed && !config.observe {
+            // Functions of a module that is not loaded yet are looked for when a shunt is laid.
+            programs.see_ports_leave();
+            *probed = true;
+        }
+        if !programs.tidy()? {
             return Ok(());
         }
         let unused = programs.unused_clsacts(false)?;
