@@ -458,6 +458,11 @@ pub(crate) fn past_and_through() -> Result<(), Failed> {
         let mut post = Post::on(stage)?;
         let inside = Tap::at("br0")?;
         post.stage.set_master("nic", Some("br0"))?;
+        // Until it is known to run it drops what is sent through it, behind the programs (`noop_qdisc`).
+        post.stage.wait_for(|_| {
+            let link = super::carry::said("ip", "link show br0")?;
+            Ok(link.contains("qdisc noqueue") && link.contains("state UP"))
+        })?;
         let (from, (near, far), direction) = if out {
             (&inside, (bridge, nic), Direction::Egress as u32)
         } else {
