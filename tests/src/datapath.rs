@@ -74,6 +74,17 @@ impl Datapath {
             Self::Ovs(ovs) => ovs.vsctl(&["list-br"]).await.map(drop),
         }
     }
+
+    /// Read the flows of each bridge and put them in place of themselves, as Kube-OVN's daemon does.
+    ///
+    /// # Errors
+    /// The processes'.
+    pub async fn renew_flows(&self) -> Result<()> {
+        match self {
+            Self::Bridge(_) => Ok(()),
+            Self::Ovs(ovs) => ovs.renew_flows().await,
+        }
+    }
 }
 
 /// Whether this kernel can carry that datapath, or why not. Loads the module where there is one.
@@ -222,6 +233,22 @@ impl Ovs {
         self.dir.join("vswitchd.ctl")
     }
 
+    async fn renew_flows(&self) -> Result<()> {
+        for bridge in self.vsctl(&["list-br"]).await?.lines() {
+            let (flows, to) = std::io::pipe().context("pipe")?;
+            let limit = Duration::from_secs(30);
+            let text = self.ofctl("dump-flows").args(["--no-stats", bridge]).succeed(limit);
+            write_all(to, text.await?)?;
+            self.ofctl("replace-flows").args([bridge, "-"]).reading(flows).succeed(limit).await?;
+        }
+        Ok(())
+    }
+
+    fn ofctl(&self, command: &str) -> Program {
+        let tool = Program::new("ovs-ofctl", "ovs-ofctl", &self.token).arg(command);
+        tool.env("OVS_RUNDIR", &self.dir)
+    }
+
     /// Run one `ovs-vsctl`, which ends when the switch has done what it asked.
     ///
     /// # Errors
@@ -230,6 +257,11 @@ impl Ovs {
         let tool = vsctl(&database_socket(&self.dir), &self.token).args(args);
         tool.succeed(Duration::from_secs(30)).await
     }
+}
+
+/// Some flows are less than what a pipe holds.
+fn write_all(mut to: std::io::PipeWriter, text: String) -> Result<()> {
+    std::io::Write::write_all(&mut to, text.as_bytes()).context("flows")
 }
 
 fn database_socket(dir: &Path) -> PathBuf {

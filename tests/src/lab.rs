@@ -84,7 +84,7 @@ pub struct Node {
     /// Kube-OVN's own daemon, where sequences are not replayed.
     pub kube_ovn: Option<KubeOvn>,
     /// What takes the NIC.
-    pub datapath: Datapath,
+    pub datapath: Arc<Datapath>,
     /// The host below it.
     pub host: Host,
     /// The interface index of its NIC, whatever the NIC is called by now.
@@ -169,7 +169,8 @@ impl Lab {
             let is_taken = number == 0 || config.taken == Taken::All;
             let kind = if is_taken { config.datapath } else { DatapathKind::Bridge };
             let datapath = Datapath::start(kind, &host, &dir, run.token(), epoch).await?;
-            let kube_ovn = match (&config.kube_ovn, &datapath) {
+            let datapath = Arc::new(datapath);
+            let kube_ovn = match (&config.kube_ovn, &*datapath) {
                 (Some(program), Datapath::Ovs(ovs)) => {
                     let own = node.addresses.first().map(|own| own.address);
                     Some(KubeOvn::start(program, &host, own, ovs, &dir, run.token(), epoch).await?)
@@ -328,7 +329,7 @@ impl Lab {
     /// When there is none.
     pub async fn delete_bridge(&self) -> Result<()> {
         let node = self.node(0)?;
-        match &node.datapath {
+        match &*node.datapath {
             Datapath::Bridge(_) => {
                 let bridge = node.host.rtnl.link(&self.config.bridge)?.index;
                 node.host.rtnl.delete_link(bridge)

@@ -6,6 +6,7 @@
 //! ([`witness`]). Nothing here depends on vipshield's own crates, so that one
 //! bug cannot hide on both sides.
 
+pub mod background;
 pub mod bpf;
 pub mod case;
 pub mod clock;

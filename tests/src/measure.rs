@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
+use crate::background::Background;
 use crate::clock;
 use crate::config::{DatapathKind, LabConfig, Taken};
 use crate::enslaver::Enslaver;
@@ -177,6 +178,8 @@ pub struct RunResult {
     /// For how long vipshield's loop was away at the longest while a NIC was taken or given back, in milliseconds:
     /// in the sequence and what was replayed before it.
     pub loop_absence_ms: Option<f64>,
+    /// The same, less the time in which other programs had its processor.
+    pub loop_absence_own_ms: Option<f64>,
     /// The probe of the VIP in a window of the same length before: what the
     /// machine does to it on its own.
     pub idle: Option<ProbeReport>,
@@ -242,11 +245,9 @@ async fn has_role(lab: &Lab, number: usize, role: Role) -> Result<()> {
     Ok(())
 }
 
-/// The lab of a run: built, elected, shielded, and with the sequence's
-/// prerequisite done. Notes say what could not be had.
-async fn prepare(spec: &RunSpec, notes: &mut Vec<String>) -> Result<Lab> {
-    let mut lab = Lab::build(spec.config()).await?;
-    elect(&mut lab, spec.role).await?;
+/// The lab of a run is elected, shielded, and the sequence's prerequisite done. Notes say what could not be had.
+async fn prepare(spec: &RunSpec, lab: &mut Lab, notes: &mut Vec<String>) -> Result<()> {
+    elect(lab, spec.role).await?;
     if let Some(program) = &spec.shield {
         for number in taken(&lab) {
             lab.start_vipshield(number, program).await?;
@@ -254,13 +255,13 @@ async fn prepare(spec: &RunSpec, notes: &mut Vec<String>) -> Result<Lab> {
     }
     if let Some(first) = spec.sequence.prerequisite() {
         let taken = async {
-            take(first, &lab, notes).await?;
+            take(first, lab, notes).await?;
             clock::pass(spec.settle).await;
             anyhow::Ok(())
         };
-        spec.peer.beside(&lab, taken).await?;
-        if settled_now(&lab, spec.role) {
-            return Ok(lab);
+        spec.peer.beside(lab, taken).await?;
+        if settled_now(lab, spec.role) {
+            return Ok(());
         }
         if spec.shield.is_some() {
             bail!("{first} already cost node1 its role");
@@ -269,7 +270,7 @@ async fn prepare(spec: &RunSpec, notes: &mut Vec<String>) -> Result<Lab> {
         // restart does not help: its interface has no address any more.
         notes.push(format!("node1 had lost its role to {first} when {} began", spec.sequence));
     }
-    Ok(lab)
+    Ok(())
 }
 
 fn settled_now(lab: &Lab, role: Role) -> bool {
@@ -354,8 +355,14 @@ pub(crate) async fn insist(
 /// keepalived suffers is no error but a result.
 pub async fn run(spec: &RunSpec) -> Result<RunResult> {
     let mut notes = Vec::new();
-    let mut lab = prepare(spec, &mut notes).await?;
-    let outcome = measure(spec, &mut lab, &mut notes).await;
+    let mut lab = Lab::build(spec.config()).await?;
+    let background = Background::start(&lab);
+    let outcome = async {
+        prepare(spec, &mut lab, &mut notes).await?;
+        measure(spec, &mut lab, &mut notes).await
+    };
+    let outcome = outcome.await;
+    background.stop().await;
     if let Some(logs) = &spec.logs {
         lab.save_logs(logs)?;
     }
@@ -409,7 +416,8 @@ async fn measure(spec: &RunSpec, lab: &mut Lab, notes: &mut Vec<String>) -> Resu
     witnesses.finish().await;
 
     let after = counters(lab).await?;
-    let absence = absence(lab).await?;
+    let absence = absence_of(lab, "in_transition_us").await?;
+    let own_absence = absence_of(lab, "own_in_transition_us").await?;
     let seen = witnesses.observe(lab, window);
     if witnesses.blind_spots() > 0 {
         notes.push("the address monitor lost events".to_owned());
@@ -444,6 +452,7 @@ async fn measure(spec: &RunSpec, lab: &mut Lab, notes: &mut Vec<String>) -> Resu
         withheld: counted(|(withheld, _)| *withheld),
         released: counted(|(_, released)| *released),
         loop_absence_ms: absence,
+        loop_absence_own_ms: own_absence,
         idle: Some(witnesses.probe().report(Window { from: idle_from, to: from })),
         node_probe: Some(seen.node_probe),
         arp: seen.arp,
@@ -487,11 +496,11 @@ async fn end(spec: &RunSpec, lab: &mut Lab) -> Result<()> {
 }
 
 /// The longest absence of a loop within a transition, in milliseconds.
-async fn absence(lab: &Lab) -> Result<Option<f64>> {
+async fn absence_of(lab: &Lab, which: &str) -> Result<Option<f64>> {
     let mut longest = None;
     for vipshield in lab.nodes.iter().filter_map(|node| node.vipshield.as_ref()) {
         let status = vipshield.status().await?;
-        let us = status.pointer("/absence/in_transition_us").and_then(serde_json::Value::as_u64);
+        let us = status.pointer(&format!("/absence/{which}")).and_then(serde_json::Value::as_u64);
         let ms = us.context("status does not say how long the loop was away")? as f64 / 1e3;
         longest = Some(longest.map_or(ms, |longest: f64| longest.max(ms)));
     }

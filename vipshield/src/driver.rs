@@ -4,6 +4,7 @@
 //! Nothing it does waits for anything but the kernel's answer to a request, and what a wake does is bounded
 //! ([`work`]).
 
+mod absence;
 mod adapters;
 mod answers;
 mod attach;
@@ -34,6 +35,7 @@ use tokio::{
 use vipshield_common::tasks::TaskEvent;
 
 use self::{
+    absence::Turns,
     adapters::{ActionError, Adapters},
     attach::cookies,
     handover::Heirs,
@@ -55,7 +57,7 @@ use crate::{
     },
     recording::{Recorder, WriteError},
     signals::Signals,
-    status::{Absence, Answer, Asked, Request, Server, ServerError, Status},
+    status::{Answer, Asked, Request, Server, ServerError, Status},
     succession::{Succession, Successor},
     watch::watch,
 };
@@ -180,7 +182,7 @@ pub struct Driver {
     work: Work,
     started: Duration,
     recent: Recent,
-    absence: Absence,
+    turns: Turns,
     looks: Looks,
     inquiry: Inquiry,
     heirs: Heirs,
@@ -229,7 +231,7 @@ impl Driver {
             parts,
             started: monotonic()?,
             recent: Recent::default(),
-            absence: Absence::default(),
+            turns: Turns::new(),
             looks: Looks::default(),
             inquiry: Inquiry::default(),
             heirs: Heirs::default(),
@@ -250,9 +252,10 @@ impl Driver {
             }
             let mut turn = Turn::default();
             let mut due = driver.next(&mut turn, &mut beat, &mut signals).await?;
-            let (begun, moving) = (monotonic()?, driver.work.engine.in_transition());
+            let now = monotonic()?;
+            let begun = driver.turns.begin(now, driver.work.engine.in_transition());
             // Here and at the beginning, nowhere else, or a loop that never comes back would withhold for ever.
-            if driver.work.wake(begun) {
+            if driver.work.wake(now) {
                 driver.pulse.alive();
             }
             while let Some(wake) = due.take() {
@@ -262,7 +265,8 @@ impl Driver {
                 }
             }
             driver.settle().await?;
-            driver.was_away(begun, moving)?;
+            let moving = driver.work.engine.in_transition();
+            driver.turns.end(begun, monotonic()?, moving);
             if let Some(outcome) = driver.hand_over(&mut signals).await? {
                 driver.abandon();
                 return Ok(outcome);
@@ -429,7 +433,7 @@ impl Driver {
                 (Source::Switches, Wake::Switches(found))
             }
             placed = programs.placings.next(), if had.awaits(Source::Placings) => {
-                (Source::Placings, Wake::Placed(placed))
+                (Source::Placings, Wake::Placed(placed?))
             }
             signal = signals.told_to_end(), if had.awaits(Source::Signals) => {
                 (Source::Signals, Wake::Stop(signal))
@@ -536,18 +540,6 @@ impl Driver {
                 debug!("{signal}");
                 self.feed([Event::Stop]).await?;
             }
-        }
-        Ok(())
-    }
-
-    /// A turn of the loop that has begun then, with a NIC in transition or not, is over.
-    fn was_away(&mut self, begun: Duration, moving: bool) -> Result<(), DriverError> {
-        let away = monotonic()?.saturating_sub(begun).as_micros();
-        let away = u64::try_from(away).unwrap_or(u64::MAX);
-        let Absence { longest_us, in_transition_us } = &mut self.absence;
-        *longest_us = away.max(*longest_us);
-        if moving || self.work.engine.in_transition() {
-            *in_transition_us = away.max(*in_transition_us);
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ pub mod cli;
 pub mod config;
 pub mod daemons;
 pub mod driver;
+mod keepalived;
 pub mod logging;
 pub mod manifest;
 pub mod metrics;

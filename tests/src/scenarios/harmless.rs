@@ -10,6 +10,7 @@ use super::rules::route_get;
 use super::scene::{Beginning, MOMENT, failover, one_owner, phase, quietly, served_by, staged_in};
 use super::variants::{each, run};
 use super::{Context, Scenario};
+use crate::background;
 use crate::clock;
 use crate::config::LabConfig;
 use crate::lab::Lab;
@@ -20,8 +21,6 @@ use crate::sequence::Sequence;
 use crate::witness::advert::AdvertWitness;
 use crate::witness::timeline::Window;
 
-/// How often Kube-OVN's daemon starts an `ovs-vsctl` on every node (`setICGateway`).
-const KUBE_OVN_TURN: Duration = Duration::from_secs(3);
 /// For so many of them the node is looked at.
 const TURNS: u32 = 3;
 /// How often it is looked at.
@@ -132,7 +131,7 @@ async fn ways(lab: &Lab) -> Result<Vec<String>> {
 async fn unchanged(lab: &Lab, before: &Look) -> Result<()> {
     for turn in 0..TURNS {
         lab.node(0)?.datapath.look().await?;
-        let until = clock::now() + KUBE_OVN_TURN;
+        let until = clock::now() + background::TURN;
         while clock::now() < until {
             Look::at(lab).await?.is_as(before).with_context(|| format!("in turn {turn}"))?;
             clock::pass(LOOK).await;
@@ -167,7 +166,7 @@ async fn beside_a_bridge(lab: &Lab, before: &Look) -> Result<()> {
     let node = lab.node(0)?;
     node.host.shell("ip link add others type bridge")?;
     let first = node.config.addresses.first().context("the node has no address")?.address;
-    let until = clock::now() + KUBE_OVN_TURN;
+    let until = clock::now() + background::TURN;
     while clock::now() < until {
         let now = Look::at(lab).await?;
         now.without_marks().is_as(before).context("beside a new bridge")?;

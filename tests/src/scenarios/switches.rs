@@ -120,7 +120,7 @@ fn scenario(
 
 /// The first node's Open vSwitch.
 pub(super) fn open_vswitch(lab: &Lab) -> Result<&Ovs> {
-    match &lab.node(0)?.datapath {
+    match &*lab.node(0)?.datapath {
         Datapath::Ovs(ovs) => Ok(ovs),
         Datapath::Bridge(_) => bail!("node1 has no Open vSwitch"),
     }

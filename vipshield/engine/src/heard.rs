@@ -198,7 +198,7 @@ impl Engine {
         let at_home = guarded.is_some_and(Nic::is_home);
         let received = arrived && guarded.is_some_and(|nic| nic.bearer == Some(nic.ifindex));
         if own && advert.priority != 0 {
-            self.adopt(nic, family, &advert.addresses);
+            self.adopt(nic, family, &advert);
         }
         let hearing = Hearing { ours, asked, received, at_home, ..heard };
         self.routers.hear(key, hearing, mac, advert, now);
@@ -215,15 +215,29 @@ impl Engine {
     /// What a daemon had before vipshield started it does not ask for again: that it is wanted
     /// follows from its adverts, and from its being on an interface of this node. Of two daemons on a
     /// NIC nothing tells whose it is.
-    fn adopt(&mut self, nic: u32, family: Family, addresses: &[IpAddr]) {
+    ///
+    /// What its configuration has for the same virtual router beside them counts as well, if it is where the NIC's
+    /// traffic goes: the file may have been changed since it was read.
+    fn adopt(&mut self, nic: u32, family: Family, advert: &Advert) {
         let Some(nic) = self.nics.get(&nic) else { return };
         let Some(pid) = self.only_speaker(nic, family) else { return };
-        for ip in addresses {
+        for ip in &advert.addresses {
             if !self.world.vips.is_known(*ip)
                 && (self.is_at_home(*ip) || self.may_be_elsewhere(*ip))
             {
                 self.world.vips.witness(pid, *ip);
                 let text = format!("process {pid} has {ip}: it sends adverts for it");
+                tell(&mut self.actions, Weight::Info, None, text);
+            }
+        }
+        let excluded = self.world.excluded(pid, advert.router_id);
+        for ip in excluded.filter(|ip| self.is_at_home(*ip)).collect::<Vec<_>>() {
+            if !self.world.vips.is_known(ip) {
+                self.world.vips.witness(pid, ip);
+                let text = format!(
+                    "process {pid} has {ip}: it is owner of virtual router {}, and its configuration says so",
+                    advert.router_id
+                );
                 tell(&mut self.actions, Weight::Info, None, text);
             }
         }

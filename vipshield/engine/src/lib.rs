@@ -93,8 +93,8 @@ pub use self::{
     vips::Intent,
     watch::Answers,
     world::{
-        Address, CommandSocket, Daemon, Family, Filter, Link, MonitorSocket, Place, Role, Rule,
-        RuleKind, SocketId, VrrpSocket, World, refusal,
+        Address, CommandSocket, Daemon, Excluded, Family, Filter, Link, MonitorSocket, Place, Role,
+        Rule, RuleKind, SocketId, VrrpSocket, World, refusal,
     },
 };
 use self::{

@@ -527,13 +527,14 @@ impl Engine {
     /// An address of which only the adverts said that it is wanted, and that is nowhere, was given
     /// up once they have stopped: of IPv6 the kernel does not say who removed an address.
     fn lapse(&mut self, now: Duration) {
-        let live: BTreeSet<IpAddr> = self
-            .routers
-            .ours()
-            .filter_map(|(_, router)| router.own.as_ref())
-            .filter(|(_, own)| own.is_live(now))
-            .flat_map(|(_, own)| own.value.advert.addresses.iter().copied())
-            .collect();
+        let mut live = BTreeSet::new();
+        for (key, router) in self.routers.ours() {
+            if let Some((_, own)) = router.own.as_ref().filter(|(_, own)| own.is_live(now)) {
+                live.extend(own.value.advert.addresses.iter().copied());
+                let daemons = self.world.daemons.keys();
+                live.extend(daemons.flat_map(|pid| self.world.excluded(*pid, key.router_id)));
+            }
+        }
         let lapsed: Vec<IpAddr> = self
             .world
             .vips

@@ -22,7 +22,9 @@ pub(super) use self::rules::Refusal;
 pub(super) use self::rules::usual;
 pub use self::{
     addresses::Address,
-    daemon::{CommandSocket, Daemon, Family, Filter, MonitorSocket, Role, SocketId, VrrpSocket},
+    daemon::{
+        CommandSocket, Daemon, Excluded, Family, Filter, MonitorSocket, Role, SocketId, VrrpSocket,
+    },
     links::Link,
     rules::{Place, Rule, RuleKind, refusal},
 };
@@ -295,6 +297,12 @@ impl World {
         let mut daemons = self.daemons.values().filter(|_| port != 0);
         let at = |daemon: &&Daemon| daemon.commands.iter().any(|command| command.port == port);
         daemons.find(at).map(|daemon| daemon.pid)
+    }
+
+    /// What a daemon has beside what its adverts name while it owns a virtual router.
+    pub(super) fn excluded(&self, pid: u32, router_id: u8) -> impl Iterator<Item = IpAddr> + '_ {
+        let all = self.daemons.get(&pid).into_iter().flat_map(|daemon| &daemon.excluded);
+        all.filter(move |vip| vip.router_id == router_id).map(|vip| vip.ip)
     }
 
     /// The link whose port an interface is.

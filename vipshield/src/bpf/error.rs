@@ -73,7 +73,7 @@ pub enum BpfError {
     #[error("a thread for the heartbeat: {0}")]
     Thread(#[source] io::Error),
     /// The thread that puts programs on interfaces.
-    #[error("a thread that puts eBPF programs on interfaces: {0}")]
+    #[error("putting eBPF programs on interfaces: {0}")]
     Placer(#[source] io::Error),
     /// It is not known how many CPUs there may be.
     #[error("counting CPUs: {0}")]

@@ -400,7 +400,7 @@ impl Programs {
     pub async fn all_placed(&mut self) -> Result<(), BpfError> {
         let mut all = Ok(());
         while self.classifiers.is_at_work() {
-            let placed = self.placings.next().await;
+            let placed = self.placings.next().await?;
             let done = self.placed(placed).map_or(Ok(()), |(_, done)| done);
             all = all.and(done);
         }

@@ -55,23 +55,31 @@ pub(super) struct Placer {
     last: Ticket,
 }
 
-/// What comes back from the thread.
+/// What comes back from the thread, where there is one.
 #[derive(Debug)]
-pub struct Placings(heard::UnboundedReceiver<Placed>);
+pub struct Placings(Option<heard::UnboundedReceiver<Placed>>);
 
 impl Placings {
     /// Of no thread.
-    pub(super) fn none() -> Self {
-        Self(heard::unbounded_channel().1)
+    pub(super) const fn none() -> Self {
+        Self(None)
     }
 
     /// What was done; waits for it, for ever where there is no thread. Cancel safe.
-    pub async fn next(&mut self) -> Placed {
-        match self.0.recv().await {
-            Some(placed) => placed,
+    ///
+    /// # Errors
+    /// The thread has ended, and with it all that it had put on interfaces: whoever goes on now neither sees who
+    /// owns what nor keeps frames on their way.
+    pub async fn next(&mut self) -> Result<Placed, BpfError> {
+        match &mut self.0 {
+            Some(thread) => thread.recv().await.ok_or_else(gone),
             None => pending().await,
         }
     }
+}
+
+fn gone() -> BpfError {
+    BpfError::Placer(io::Error::other("the thread has ended"))
 }
 
 impl Placer {
@@ -83,7 +91,7 @@ impl Placer {
         let working = thread::Builder::new().name("placer".to_owned());
         let thread = working.spawn(move || hands.work(&asked, &say))?;
         let placer = Self { requests: Some(requests), thread: Some(thread), last: Ticket(0) };
-        Ok((placer, Placings(placings)))
+        Ok((placer, Placings(Some(placings))))
     }
 
     /// Asks for programs to be put on interfaces, in this order, until one cannot be.
@@ -101,7 +109,7 @@ impl Placer {
         let sent = self.requests.as_ref().map(|requests| requests.send((self.last, request)));
         match sent {
             Some(Ok(())) => Ok(self.last),
-            _ => Err(BpfError::Placer(io::Error::from(io::ErrorKind::BrokenPipe))),
+            _ => Err(gone()),
         }
     }
 }
@@ -193,4 +201,29 @@ fn link(program: BorrowedFd<'_>, ifindex: u32, which: Classifier) -> io::Result<
     let fd = i32::try_from(fd).map_err(io::Error::other)?;
     // SAFETY: the kernel has just opened it for this, and nobody else knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_asked_is_answered_in_its_order() {
+        let (mut placer, mut placings) = Placer::start(HashMap::new()).unwrap();
+        let put = placer.put(vec![(1, Classifier::ShuntIngress)]).unwrap();
+        let taken = placer.take_off((1, Classifier::ShuntIngress)).unwrap();
+        let first = placings.next().await.unwrap();
+        assert_eq!(first.ticket, put);
+        assert!(matches!(first.done, Err(BpfError::Missing(_))), "{first:?}");
+        assert!(first.put.is_empty(), "{first:?}");
+        assert_eq!(placings.next().await.unwrap().ticket, taken);
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_has_ended_is_an_error_and_no_silence() {
+        let (mut placer, mut placings) = Placer::start(HashMap::new()).unwrap();
+        drop(placer.requests.take());
+        let error = placings.next().await.unwrap_err();
+        assert!(error.to_string().contains("has ended"), "{error}");
+    }
 }

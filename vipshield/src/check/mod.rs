@@ -3,6 +3,7 @@
 //! One file for each group of findings. What is read and what is judged are apart: judging is pure.
 
 mod firewall;
+mod hazards;
 mod keepalived;
 mod kernel;
 mod network;

@@ -312,6 +312,7 @@ mod tests {
             vrrp: vec![socket],
             trouble: None,
             polls: false,
+            excluded: Vec::new(),
         }
     }
 

@@ -36,8 +36,10 @@ use super::{
 use crate::{
     causes::passing,
     engine::{
-        CommandSocket, Daemon, Family, Filter, MonitorSocket, Role, SocketId, Speaker, VrrpSocket,
+        CommandSocket, Daemon, Excluded, Family, Filter, MonitorSocket, Role, SocketId, Speaker,
+        VrrpSocket,
     },
+    keepalived,
 };
 
 /// VRRP's protocol number (RFC 9568, section 5.1.1.4).
@@ -114,6 +116,8 @@ pub struct Scanner {
     guarded: BTreeMap<u64, u64>,
     /// Daemons found before: process id and start time, and the file that they execute.
     known: BTreeMap<(u32, u64), Option<Executable>>,
+    /// The VIPs that those have configured and name in no advert.
+    configured: BTreeMap<(u32, u64), Vec<Excluded>>,
     /// Processes with a daemon's executable.
     family: BTreeSet<u32>,
     /// The kernel's numbers of processes, which tracepoints tell, are those of /proc.
@@ -134,6 +138,7 @@ impl Scanner {
             privilege: Privilege::here()?,
             guarded: BTreeMap::new(),
             known: BTreeMap::new(),
+            configured: BTreeMap::new(),
             family: BTreeSet::new(),
             is_numbered_alike: is_first_pid_namespace(),
             homes: Homes::default(),
@@ -234,6 +239,7 @@ impl Scanner {
         found.retain(|one| one.is_daemon);
         let mut daemons = originals(found);
         self.homes.find(daemons.iter_mut().map(|daemon| daemon.vrrp.as_mut_slice()))?;
+        self.configure(&mut daemons);
         self.family = family;
         self.known = daemons
             .iter()
@@ -251,6 +257,26 @@ impl Scanner {
         let gone = self.guarded.extract_if(.., |inode, _| !seen.contains(inode));
         let gone = gone.map(|(_, cookie)| cookie).collect();
         Ok(Looked { daemons, gone, died })
+    }
+
+    /// What the configuration of each has, which is read once: what it has the daemon do later, that asks for.
+    fn configure(&mut self, daemons: &mut [Daemon]) {
+        let mut configured = BTreeMap::new();
+        for daemon in daemons.iter_mut().filter(|daemon| daemon.role == Role::Vrrp) {
+            let who = (daemon.pid, daemon.start_time);
+            let excluded = self.configured.remove(&who).unwrap_or_else(|| {
+                let read = keepalived::configuration_of(daemon.pid);
+                let read = read.map(|configuration| keepalived::excluded(&configuration));
+                read.unwrap_or_else(|error| {
+                    let path = keepalived::path_of(daemon.pid);
+                    debug!("{} {}: {}: {error}", daemon.name, daemon.pid, path.display());
+                    Vec::new()
+                })
+            });
+            daemon.excluded.clone_from(&excluded);
+            configured.insert(who, excluded);
+        }
+        self.configured = configured;
     }
 
     fn look(&self, scope: Scope) -> Result<Vec<Found>, ScanError> {
@@ -309,6 +335,7 @@ impl Scanner {
         let mut daemon = Daemon {
             trouble: None,
             polls: false,
+            excluded: Vec::new(),
             pid,
             start_time,
             name,
@@ -386,6 +413,7 @@ impl Scanner {
             vrrp: Vec::new(),
             trouble: Some(format!("looking at the process: {error}{NEEDS_PTRACE}")),
             polls: false,
+            excluded: Vec::new(),
         };
         Ok(Some(Found { parent, daemon, is_daemon: true }))
     }
@@ -555,6 +583,7 @@ mod tests {
                 .collect(),
             trouble: None,
             polls: false,
+            excluded: Vec::new(),
         };
         Found { parent, daemon, is_daemon: true }
     }

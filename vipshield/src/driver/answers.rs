@@ -46,7 +46,7 @@ impl Driver {
             routers: engine.routers,
             claims: engine.claims,
             vips: engine.vips,
-            absence: self.absence,
+            absence: self.turns.longest(),
             own_rules: self.parts.programs.own_rules()?.into_iter().collect(),
             counters,
         })

@@ -320,6 +320,7 @@ mod tests {
             }],
             trouble: None,
             polls: false,
+            excluded: Vec::new(),
         }
     }
 

@@ -240,7 +240,11 @@ pub(crate) fn sample() -> Status {
             wanted: true,
             on: vec!["br-provider".to_owned()],
         }],
-        absence: Absence { longest_us: 1_500_000, in_transition_us: 2_500 },
+        absence: Absence {
+            longest_us: 1_500_000,
+            in_transition_us: 2_500,
+            own_in_transition_us: 1_500,
+        },
         own_rules: BTreeMap::from([("quick-carrier".to_owned(), 2)]),
         counters: BTreeMap::from([
             ("withheld".to_owned(), 7),

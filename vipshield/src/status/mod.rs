@@ -87,6 +87,9 @@ pub struct Absence {
     pub longest_us: u64,
     /// While a NIC was in transition.
     pub in_transition_us: u64,
+    /// The same, less the time in which others had its processor.
+    #[serde(default)]
+    pub own_in_transition_us: u64,
 }
 
 /// Something that happened.

@@ -290,6 +290,7 @@ fn keepalived(bound: u32) -> Daemon {
         vrrp: vec![vrrp(20), vrrp(21)],
         trouble: None,
         polls: false,
+        excluded: Vec::new(),
     }
 }
 

@@ -63,6 +63,7 @@ fn daemon() -> Daemon {
         vrrp: vec![vrrp(5), vrrp(6)],
         trouble: None,
         polls: false,
+        excluded: Vec::new(),
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::{
     super::{
-        CommandSocket, Daemon, Family, Filter, MonitorSocket, Opening, Role, SocketId, VrrpSocket,
+        CommandSocket, Daemon, Excluded, Family, Filter, MonitorSocket, Opening, Role, SocketId,
+        VrrpSocket,
     },
     bench::COMMAND_PORT,
     guard::View,
@@ -32,6 +33,8 @@ pub(super) struct Keepalived {
     pub(super) unbound: bool,
     /// How often it has opened its VRRP sockets anew.
     pub(super) opened: u64,
+    /// VIPs that it has configured and does not name.
+    pub(super) excluded: Vec<Excluded>,
     pub(super) view: View,
 }
 
@@ -49,6 +52,7 @@ impl Keepalived {
             unbound: false,
             closed: false,
             opened: 0,
+            excluded: Vec::new(),
             view: View::of(node),
         }
     }
@@ -134,6 +138,7 @@ impl Keepalived {
             vrrp: self.vrrp(),
             trouble: None,
             polls: false,
+            excluded: self.excluded.clone(),
         }
     }
 }

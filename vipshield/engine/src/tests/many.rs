@@ -54,6 +54,7 @@ fn daemon() -> Daemon {
         vrrp: Vec::new(),
         trouble: None,
         polls: false,
+        excluded: Vec::new(),
     }
 }
 

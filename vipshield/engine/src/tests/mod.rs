@@ -7,6 +7,7 @@ mod bench;
 mod carrying;
 mod daemons;
 mod ending;
+mod excluded;
 mod failed;
 mod failures;
 mod guard;

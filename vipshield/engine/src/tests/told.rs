@@ -91,6 +91,7 @@ fn a_daemon() -> impl Strategy<Value = Daemon> {
                     .collect(),
                 trouble: None,
                 polls: false,
+                excluded: Vec::new(),
             }
         },
     )

@@ -142,6 +142,18 @@ pub struct Daemon {
     /// It has a socket that is good for asking about interfaces alone: keepalived's with `linkbeat_use_polling`.
     #[serde(default)]
     pub polls: bool,
+    /// VIPs that its adverts do not name, as its configuration says: keepalived's `virtual_ipaddress_excluded`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub excluded: Vec<Excluded>,
+}
+
+/// A VIP of a virtual router that is in none of its adverts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Excluded {
+    /// Of which router.
+    pub router_id: u8,
+    /// The VIP.
+    pub ip: IpAddr,
 }
 
 impl Daemon {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::{
-    super::{Finding, Verdict},
-    conf::Statement,
+use super::{Finding, Verdict};
+use crate::{
+    engine::pattern::matches,
+    keepalived::{conf::Statement, is_include},
 };
-use crate::engine::pattern::matches;
 
 pub(super) const GROUP: &str = "keepalived";
 
@@ -35,15 +35,18 @@ pub(super) fn findings(conf: &Statement, nics: &[String], deadline: Duration) ->
     if instances.is_empty() {
         findings.push(Finding::skip(GROUP, "instance", "no vrrp_instance is configured"));
     }
-    if conf.has_anywhere("include") {
-        findings.push(Finding::skip(GROUP, "include", "files that are included are not looked at"));
+    if conf.has_anywhere(is_include) {
+        let text = "some of the files that are included cannot be read, and are not looked at";
+        findings.push(Finding::skip(GROUP, "include", text));
     }
     findings
 }
 
 fn global(conf: &Statement) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if ["linkbeat_use_polling", "linkbeat_interfaces"].iter().any(|word| conf.has_anywhere(word)) {
+    if conf.has_anywhere(|it| {
+        matches!(it.word(0), Some("linkbeat_use_polling" | "linkbeat_interfaces"))
+    }) {
         findings.push(Finding::fail(
             GROUP,
             "linkbeat",
@@ -195,7 +198,8 @@ fn described(instance: &Statement, default: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::conf::read, *};
+    use super::*;
+    use crate::keepalived::conf::read;
 
     const GOOD: &str = "\
 global_defs {

@@ -8,34 +8,34 @@ const MAX_DEPTH: usize = 16;
 
 /// A line, and what is in the braces behind it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Statement {
+pub(crate) struct Statement {
     /// Its words, at least one, but for a block that follows nothing.
-    pub(super) words: Vec<String>,
+    pub(crate) words: Vec<String>,
     /// What is in its block.
-    pub(super) block: Vec<Self>,
+    pub(crate) block: Vec<Self>,
 }
 
 impl Statement {
     /// The word at this place.
-    pub(super) fn word(&self, at: usize) -> Option<&str> {
+    pub(crate) fn word(&self, at: usize) -> Option<&str> {
         self.words.get(at).map(String::as_str)
     }
 
     /// The first statement of its block that begins with this word.
-    pub(super) fn find(&self, keyword: &str) -> Option<&Self> {
+    pub(crate) fn find(&self, keyword: &str) -> Option<&Self> {
         self.block.iter().find(|it| it.word(0) == Some(keyword))
     }
 
     /// All of them.
-    pub(super) fn all<'a>(&'a self, keyword: &'a str) -> impl Iterator<Item = &'a Self> {
+    pub(crate) fn all<'a>(&'a self, keyword: &'a str) -> impl Iterator<Item = &'a Self> {
         self.block.iter().filter(move |it| it.word(0) == Some(keyword))
     }
 
-    /// Whether a statement anywhere below begins with this word.
-    pub(super) fn has_anywhere(&self, keyword: &str) -> bool {
+    /// Whether it is so of a statement anywhere below.
+    pub(crate) fn has_anywhere(&self, is_it: impl Fn(&Self) -> bool) -> bool {
         let mut open: Vec<&Self> = vec![self];
         while let Some(statement) = open.pop() {
-            if statement.find(keyword).is_some() {
+            if statement.block.iter().any(&is_it) {
                 return true;
             }
             open.extend(&statement.block);
@@ -45,7 +45,7 @@ impl Statement {
 }
 
 /// Reads a configuration: its statements are the block of what is returned.
-pub(super) fn read(text: &str) -> Statement {
+pub(crate) fn read(text: &str) -> Statement {
     let mut open = vec![Statement::default()];
     for line in text.lines() {
         let mut words = Vec::new();
@@ -190,7 +190,8 @@ mod tests {
     #[test]
     fn anything_below_is_found() {
         let conf = read("a {\n b {\n c\n}\n}");
-        assert!(conf.has_anywhere("c") && !conf.has_anywhere("d"));
+        assert!(conf.has_anywhere(|it| it.word(0) == Some("c")));
+        assert!(!conf.has_anywhere(|it| it.word(0) == Some("d")));
         assert!(conf.find("a").is_some_and(|a| a.find("c").is_none()));
     }
 
