@@ -5,7 +5,8 @@ use std::fs;
 use std::io::{PipeWriter, Write as _};
 use std::net::IpAddr;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock;
 use crate::datapath::Ovs;
 use crate::lab::Host;
+use crate::netns::Netns;
 use crate::process::{Daemon, LogLine, Program};
 use crate::sequence::{Replay, Sequence, Step, StepKind, StepTime};
 
@@ -48,8 +50,52 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// Kube-OVN's daemon on a node, without a cluster: `tests/kube-ovn` says how.
 #[derive(Debug)]
 pub struct KubeOvn {
+    /// None: it was killed.
+    running: Option<Running>,
+    launch: Launch,
+}
+
+/// One life of it.
+#[derive(Debug)]
+struct Running {
     daemon: Daemon,
     commands: PipeWriter,
+}
+
+/// How it is started, and started again.
+#[derive(Debug)]
+struct Launch {
+    program: PathBuf,
+    arguments: [String; 9],
+    path: String,
+    namespace: Arc<Netns>,
+    dir: PathBuf,
+    token: String,
+    epoch: Instant,
+}
+
+impl Launch {
+    fn start(&self) -> Result<Running> {
+        let (reader, commands) = std::io::pipe().context("pipe")?;
+        let daemon = Program::new("kube-ovn-node", &self.program, &self.token)
+            .args(&self.arguments)
+            .env("PATH", &self.path)
+            .env("OVS_RUNDIR", RUNDIR)
+            .reading(reader)
+            .inside(&self.namespace)
+            .start(&self.dir.join("kube-ovn.log"), self.epoch)?;
+        Ok(Running { daemon, commands })
+    }
+
+    /// In this file are words of the call of a tool in which the daemon is to be killed.
+    fn stop_before(&self) -> PathBuf {
+        self.dir.join("tools/stop-before")
+    }
+
+    /// This one is there once that call was made.
+    fn stopped(&self) -> PathBuf {
+        self.dir.join("tools/stopped")
+    }
 }
 
 impl KubeOvn {
@@ -82,28 +128,80 @@ impl KubeOvn {
             "modprobe dummy\nip link add ovn0 type dummy\n\
              ip address add 100.64.0.2/16 dev ovn0\nip link set ovn0 up",
         )?;
-        let (reader, commands) = std::io::pipe().context("pipe")?;
-        let daemon = Program::new("kube-ovn-node", program, token)
-            .args(["-v=4", "-node", &host.name, "-gateway", "100.64.0.1", "-pods", "10.16.0.0/16"])
-            .args(["-address", &address.map(|own| own.to_string()).unwrap_or_default()])
-            .env("PATH", tools(dir)?)
-            .env("OVS_RUNDIR", RUNDIR)
-            .reading(reader)
-            .inside(&host.namespace)
-            .start(&dir.join("kube-ovn.log"), epoch)?;
-        let this = Self { daemon, commands };
+        let address = address.map(|own| own.to_string()).unwrap_or_default();
+        let arguments = ["-v=4", "-node", &host.name, "-gateway", "100.64.0.1"];
+        let pods = ["-pods", "10.16.0.0/16", "-address", &address];
+        let mut all = arguments.iter().chain(&pods).map(|argument| (*argument).to_owned());
+        let launch = Launch {
+            program: program.to_owned(),
+            arguments: std::array::from_fn(|_| all.next().unwrap_or_default()),
+            path: tools(dir)?,
+            namespace: Arc::clone(&host.namespace),
+            dir: dir.to_owned(),
+            token: token.to_owned(),
+            epoch,
+        };
+        let running = launch.start()?;
+        let this = Self { running: Some(running), launch };
         this.order("start")?;
         this.told(0, "started").await?;
         Ok(this)
     }
 
+    /// Give it a command and wait until it has told the end of that.
+    ///
+    /// # Errors
+    /// When that does not come.
+    pub async fn does(&self, command: &str, end: &str) -> Result<()> {
+        let from = self.lines().len();
+        self.order(command)?;
+        self.told(from, end).await
+    }
+
+    /// Give it a command, and kill it with the tool that it then calls with these words, before that has done
+    /// anything.
+    ///
+    /// # Errors
+    /// When it makes no such call.
+    pub async fn dies_in(&mut self, command: &str, words: &str) -> Result<()> {
+        let (stop, stopped) = (self.launch.stop_before(), self.launch.stopped());
+        fs::write(&stop, words).with_context(|| stop.display().to_string())?;
+        self.order(command)?;
+        clock::until(&format!("a call with {words:?}"), PATIENCE, async || {
+            Ok(stopped.exists().then_some(()))
+        })
+        .await?;
+        self.running = None;
+        for file in [stop, stopped] {
+            fs::remove_file(&file).with_context(|| file.display().to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Start it again, with these commands before it looks at anything, and wait until it has told this.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn returns(&mut self, commands: &[&str], end: &str) -> Result<()> {
+        self.running = Some(self.launch.start()?);
+        for command in commands {
+            self.order(command)?;
+        }
+        self.order("start")?;
+        self.told(0, end).await
+    }
+
+    fn lines(&self) -> Vec<LogLine> {
+        self.running.as_ref().map(|running| running.daemon.lines()).unwrap_or_default()
+    }
+
     /// Have it do this to the NIC, however often it begins anew.
     pub async fn run(&self, sequence: Sequence, nic: &str, bridge: &str) -> Replay {
-        let from = self.daemon.lines().len();
+        let from = self.lines().len();
         let started = clock::now();
         let outcome = self.play(sequence, nic, bridge, from).await;
         let ended = clock::now();
-        let lines = self.daemon.lines().split_off(from);
+        let lines = self.lines().split_off(from);
         let retries = lines.iter().filter_map(|line| line.text.strip_prefix(TELLS));
         let retries = retries.filter_map(|told| told.strip_prefix("retry "));
         Replay {
@@ -117,31 +215,35 @@ impl KubeOvn {
 
     async fn play(&self, sequence: Sequence, nic: &str, bridge: &str, from: usize) -> Result<()> {
         let network = bridge.strip_prefix("br-").context("a bridge that is not Kube-OVN's")?;
-        let (order, end) = match sequence {
-            Sequence::Bind => (format!("create {network} {nic}"), format!("ready {network} {nic}")),
-            Sequence::Exchange => {
-                (format!("create {network} {nic} exchange"), format!("ready {network} {nic}"))
-            }
-            Sequence::Unbind | Sequence::Unexchange => {
-                (format!("delete {network}"), format!("deleted {network}"))
-            }
-        };
+        let (order, end) = words(sequence, network, nic);
         self.order(&order)?;
         self.told(from, &end).await
     }
 
     fn order(&self, command: &str) -> Result<()> {
-        writeln!(&self.commands, "{command}").context("Kube-OVN's daemon takes no commands")
+        let running = self.running.as_ref().context("Kube-OVN's daemon does not run")?;
+        writeln!(&running.commands, "{command}").context("Kube-OVN's daemon takes no commands")
     }
 
     /// Wait until it has told this, in a line after the first `from`.
     async fn told(&self, from: usize, what: &str) -> Result<()> {
         let line = format!("{TELLS}{what}");
         clock::until(&line, PATIENCE, async || {
-            let lines = self.daemon.lines();
-            Ok(lines.iter().skip(from).any(|told| told.text == line).then_some(()))
+            Ok(self.lines().iter().skip(from).any(|told| told.text == line).then_some(()))
         })
         .await
+    }
+}
+
+/// The command for a sequence, and what it tells at the end.
+#[must_use]
+pub fn words(sequence: Sequence, network: &str, nic: &str) -> (String, String) {
+    let (create, delete) = (format!("create {network} {nic}"), format!("delete {network}"));
+    let (ready, deleted) = (format!("ready {network} {nic}"), format!("deleted {network}"));
+    match sequence {
+        Sequence::Bind => (create, ready),
+        Sequence::Exchange => (format!("{create} exchange"), ready),
+        Sequence::Unbind | Sequence::Unexchange => (delete, deleted),
     }
 }
 
@@ -157,7 +259,14 @@ fn tools(dir: &Path) -> Result<String> {
         let Some(program) = places.find(|program| program.is_file()) else {
             bail!("{tool} is not installed")
         };
-        let text = format!("#!/bin/sh\nexec {} -vconsole:off \"$@\"\n", program.display());
+        let text = format!(
+            "#!/bin/sh\n\
+             if [ -e {0}/stop-before ] && echo \"$*\" | grep -qFf {0}/stop-before; then\n\
+             : > {0}/stopped\nexec sleep 600\nfi\n\
+             exec {1} -vconsole:off \"$@\"\n",
+            own.display(),
+            program.display()
+        );
         executable(&own.join(tool), &text)?;
     }
     executable(&own.join("iptables-legacy"), "#!/bin/sh\nexit 1\n")?;

@@ -8,6 +8,7 @@ mod tests;
 use std::fmt;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -37,6 +38,10 @@ pub struct Case {
     pub about: String,
     /// Whether it is run only if named or asked for.
     pub extra: bool,
+    /// Modules that the kernel has to have; where it has not, the case is skipped.
+    pub modules: Vec<String>,
+    /// Programs that have to be there, by their paths; the same.
+    pub programs: Vec<PathBuf>,
     /// Whether vipshield guards the nodes whose NIC is taken, and since when.
     pub shield: Shield,
     /// Shell commands for each node, before any keepalived runs.
@@ -226,6 +231,10 @@ struct Written {
     #[serde(default)]
     extra: bool,
     #[serde(default)]
+    modules: Vec<String>,
+    #[serde(default)]
+    programs: Vec<PathBuf>,
+    #[serde(default)]
     shield: Shield,
     nodes: Option<Spanned<u8>>,
     #[serde(default)]
@@ -372,11 +381,13 @@ impl Case {
             Some(arguments) => reader.all_filled(arguments)?,
             None => ARGUMENTS.map(str::to_owned).into(),
         };
-        let stem = std::path::Path::new(file).file_stem().unwrap_or_default();
+        let stem = Path::new(file).file_stem().unwrap_or_default();
         Ok(Self {
             name: stem.to_string_lossy().into_owned(),
             about: written.about,
             extra: written.extra,
+            modules: written.modules,
+            programs: written.programs,
             shield: written.shield,
             before: reader.all_filled(written.before)?,
             steps,

@@ -52,13 +52,28 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 pub fn scenario(case: Case) -> Scenario {
     let (name, extra) = (format!("case-{}", case.name), case.extra);
     let (about, shielded) = (case.about.clone(), case.shield != Shield::Off);
+    let (modules, programs) = (case.modules.clone(), case.programs.clone());
     let (case, directory) = (Arc::new(case), name.clone());
     let mut scenario = Scenario::new(&name, &about, shielded, move |context| {
         let (case, directory) = (Arc::clone(&case), directory.clone());
         async move { run(&case, context, &directory).await }
     });
     scenario.extra = extra;
+    scenario.needs = Box::new(move |_| {
+        if let Some(missing) = programs.iter().find(|program| !program.exists()) {
+            bail!("there is no {}", missing.display());
+        }
+        modules.iter().try_for_each(|it| module(it))
+    });
     scenario
+}
+
+/// Whether this kernel has a module, or what it is for. Loads it.
+fn module(name: &str) -> Result<()> {
+    let tried = std::process::Command::new("modprobe").args(["--", name]).output();
+    let has = tried.is_ok_and(|output| output.status.success());
+    ensure!(has, "this kernel has no module {name}");
+    Ok(())
 }
 
 async fn run(case: &Case, context: Context, directory: &str) -> Runs {

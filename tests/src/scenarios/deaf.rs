@@ -56,7 +56,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             let work = async |lab: &mut Lab, _: &Context| deaf(lab).await;
             staged_in(config, name, context, beginning, work).await
         });
-        scenario.needs = available;
+        scenario.needs = Box::new(available);
         scenario
     };
     [Way::Multicast, Way::Unicast].map(scenario).into()

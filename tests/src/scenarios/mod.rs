@@ -16,6 +16,7 @@ mod groups;
 mod handovers;
 mod harmless;
 mod kube_ovn;
+mod kube_ovn_changes;
 mod left;
 mod lost;
 mod many;
@@ -80,6 +81,7 @@ pub struct Context {
 pub type Runs = Result<Vec<RunResult>>;
 
 type Work = Pin<Box<dyn Future<Output = Runs>>>;
+type Needs = Box<dyn Fn(&Context) -> Result<()>>;
 
 /// One scenario.
 pub struct Scenario {
@@ -100,7 +102,7 @@ pub struct Scenario {
     /// The release whose keepalived it is about.
     release: Option<&'static str>,
     /// What else has to be there.
-    needs: fn(&Context) -> Result<()>,
+    needs: Needs,
     work: Box<dyn Fn(Context) -> Work>,
 }
 
@@ -122,7 +124,7 @@ impl Scenario {
             only: None,
             enslaver: Enslaver::Replay,
             release: None,
-            needs: |_| Ok(()),
+            needs: Box::new(|_| Ok(())),
             work,
         }
     }
@@ -233,6 +235,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(matrix::scenarios());
     all.extend(cluster::scenarios());
     all.extend(kube_ovn::scenarios());
+    all.extend(kube_ovn_changes::scenarios());
     all.extend(failures::scenarios());
     all.extend(left::scenarios());
     all.extend(cleanup::scenarios());

@@ -60,10 +60,10 @@ fn scenario(
         let outcome = scraped(&context, name, work).await;
         outcome.map(|()| Vec::new()) as Runs
     });
-    scenario.needs = |context| {
+    scenario.needs = Box::new(|context| {
         let found = context.prometheus.as_ref().map(drop);
         found.context("Prometheus is not there: `cargo xtask setup` fetches it")
-    };
+    });
     scenario
 }
 
