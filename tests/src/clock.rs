@@ -12,6 +12,9 @@ use anyhow::{Result, bail};
 /// The environment variable that stretches deadlines: a whole number, 1 or more.
 pub const SLOW_ENV: &str = "VIPSHIELD_LAB_SLOW";
 
+/// The environment variable that says that the machine's clock counts instructions: 1, or 0.
+const COUNTED_ENV: &str = "VIPSHIELD_LAB_COUNTED";
+
 static SLOW: AtomicU32 = AtomicU32::new(1);
 
 /// Stretch every deadline of [`patience`] by this factor.
@@ -36,6 +39,13 @@ pub fn patience(limit: Duration) -> Duration {
 #[must_use]
 pub fn is_brisk() -> bool {
     SLOW.load(Ordering::Relaxed) == 1
+}
+
+/// Whether the machine's clock counts instructions: whatever else the host does, what is measured is what
+/// happens.
+#[must_use]
+pub fn is_counted() -> bool {
+    std::env::var(COUNTED_ENV).is_ok_and(|counted| counted == "1")
 }
 
 /// Let `duration` go by: a measuring window, never a way to wait for a condition.

@@ -218,8 +218,10 @@ impl Machine {
         let directory = new_run(&workspace::target()?.join("vm"))?;
         let command = prepare(&directory)?;
         let root = quote(&workspace::root()?.to_string_lossy());
-        let command =
-            format!("cd {root}\nexport VIPSHIELD_LAB_SLOW={SLOW} RUST_BACKTRACE=1\n{command}\n");
+        let counted = u8::from(self.counted);
+        let command = format!(
+            "cd {root}\nexport VIPSHIELD_LAB_SLOW={SLOW} VIPSHIELD_LAB_COUNTED={counted} RUST_BACKTRACE=1\n{command}\n"
+        );
         fs::write(directory.join("command.sh"), command)?;
         fs::write(directory.join("guest.sh"), GUEST)?;
         let initial = directory.join("initial-root");

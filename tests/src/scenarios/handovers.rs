@@ -57,7 +57,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 }
 
 /// Another vipshield takes over on this node.
-async fn take_over(lab: &mut Lab, node: usize, program: &Path) -> Result<()> {
+pub(super) async fn take_over(lab: &mut Lab, node: usize, program: &Path) -> Result<()> {
     let before = lab.node_mut(node)?.vipshield.take().context("vipshield does not run")?;
     let next = lab.spawn_vipshield(node, program)?;
     before.hands_over().await?;

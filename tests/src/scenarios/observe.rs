@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use super::Scenario;
-use super::scene::{Beginning, staged_in};
+use super::handovers::take_over;
+use super::scene::{Beginning, quietly, staged_in, still};
+use super::{Context, Scenario};
 use crate::clock;
 use crate::config::{DatapathKind, LabConfig};
 use crate::lab::Lab;
@@ -36,7 +37,44 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         },
     );
     observed.only = Some(DatapathKind::Bridge);
-    vec![observed]
+    let mut handed = Scenario::new(
+        "observed-handover",
+        "one that only looks hands over to one that guards, which does so from then on, and hands over to none that \
+         only looks",
+        true,
+        |context| async move {
+            let beginning = Beginning { role: Role::Master, shields: &[], early: false };
+            let mut config = LabConfig::new(context.datapath);
+            config.shield.observes = true;
+            staged_in(config, "observed-handover", context, beginning, async |lab, context| {
+                lab.start_vipshield(0, &context.vipshield).await?;
+                hands_over(lab, context).await
+            })
+            .await
+        },
+    );
+    handed.only = Some(DatapathKind::Bridge);
+    vec![observed, handed]
+}
+
+async fn hands_over(lab: &mut Lab, context: &Context) -> Result<()> {
+    lab.config.shield.observes = false;
+    take_over(lab, 0, &context.vipshield).await.context("one that guards takes over")?;
+    let from = clock::now();
+    for sequence in [Sequence::Bind, Sequence::Unbind] {
+        quietly(lab, sequence).await.with_context(|| format!("{sequence}, guarded"))?;
+    }
+    still(lab, from)?;
+    // What one that only looks would see, the one that guards has recorded; to look is no reason to end that.
+    lab.config.shield.observes = true;
+    let next = lab.spawn_vipshield(0, &context.vipshield)?;
+    clock::until("one that only looks says why it ends", SOON, async || {
+        let refused = next.log().iter().any(|line| line.text.contains("already guards"));
+        Ok(refused.then_some(()))
+    })
+    .await?;
+    quietly(lab, Sequence::Bind).await.context("bind, with one that was refused")?;
+    still(lab, from)
 }
 
 async fn objects(lab: &Lab) -> Result<Objects> {

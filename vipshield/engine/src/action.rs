@@ -205,6 +205,67 @@ pub enum Action {
 }
 
 impl Action {
+    /// What those are called that may fail.
+    pub const KINDS: [&'static str; 24] = [
+        "set_policy",
+        "clear_policy",
+        "set_command_ports",
+        "guard",
+        "listen",
+        "unguard",
+        "rebind",
+        "set_opening",
+        "speak",
+        "remove_vip",
+        "move_vip",
+        "announce",
+        "carry",
+        "restore_routes",
+        "shunt",
+        "watch",
+        "watch_addresses",
+        "answer",
+        "set_probe",
+        "stand_in",
+        "resync_link",
+        "replay_removal",
+        "show_address",
+        "rescan",
+    ];
+
+    /// What it is called, as in recordings.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::SetPolicy { .. } => "set_policy",
+            Self::ClearPolicy { .. } => "clear_policy",
+            Self::SetCommandPorts { .. } => "set_command_ports",
+            Self::Guard { .. } => "guard",
+            Self::Listen { .. } => "listen",
+            Self::Unguard { .. } => "unguard",
+            Self::Rebind { .. } => "rebind",
+            Self::SetOpening { .. } => "set_opening",
+            Self::Speak { .. } => "speak",
+            Self::RemoveVip { .. } => "remove_vip",
+            Self::MoveVip { .. } => "move_vip",
+            Self::Announce { .. } => "announce",
+            Self::Carry { .. } => "carry",
+            Self::RestoreRoutes { .. } => "restore_routes",
+            Self::Shunt { .. } => "shunt",
+            Self::Watch { .. } => "watch",
+            Self::WatchAddresses { .. } => "watch_addresses",
+            Self::Answer { .. } => "answer",
+            Self::SetProbe { .. } => "set_probe",
+            Self::StandIn { .. } => "stand_in",
+            Self::ResyncLink { .. } => "resync_link",
+            Self::ReplayRemoval { .. } => "replay_removal",
+            Self::ShowAddress { .. } => "show_address",
+            Self::Rescan => "rescan",
+            Self::Tell { .. } => "tell",
+            Self::Finish { .. } => "finish",
+        }
+    }
+
     /// Whether nothing of the node's, nor of a daemon's, is another for it.
     pub(super) const fn only_looks(&self) -> bool {
         matches!(

@@ -463,7 +463,7 @@ impl Engine {
 
     fn action_failed(&mut self, action: Action, error: &str, now: Duration) {
         self.pending.remove(&action);
-        self.counts.failures += 1;
+        *self.counts.failures.entry(action.kind()).or_default() += 1;
         self.applied.failed(&action);
         match &action {
             Action::Carry { ifindex, old, new, detours } => {

@@ -173,8 +173,8 @@ pub struct EngineStatus {
     pub rebound: u64,
     /// Announcements of VIPs that moved.
     pub announced: u64,
-    /// Actions that failed.
-    pub failed: u64,
+    /// Actions that failed, by what they are called.
+    pub failed: BTreeMap<String, u64>,
     /// Virtual routers on the wire.
     pub routers: Vec<RouterStatus>,
     /// Who claims their addresses.
@@ -198,7 +198,7 @@ pub(super) struct Counts {
     /// Announcements of VIPs that moved.
     pub(super) announced: u64,
     /// Actions that failed.
-    pub(super) failures: u64,
+    pub(super) failures: BTreeMap<&'static str, u64>,
 }
 
 impl Engine {
@@ -249,7 +249,12 @@ impl Engine {
             overdue: self.audit.overdue,
             rebound: self.counts.rebound,
             announced: self.counts.announced,
-            failed: self.counts.failures,
+            failed: self
+                .counts
+                .failures
+                .iter()
+                .map(|(kind, count)| ((*kind).to_owned(), *count))
+                .collect(),
             routers: self.router_status(now),
             claims: self.claim_status(now),
             vips: self.vip_status(),

@@ -31,7 +31,7 @@ impl Driver {
         counters.insert("overdue".to_owned(), engine.overdue);
         counters.insert("rebound".to_owned(), engine.rebound);
         counters.insert("announced".to_owned(), engine.announced);
-        counters.insert("failed_actions".to_owned(), engine.failed);
+        counters.insert("failed_actions".to_owned(), engine.failed.values().sum());
         counters.extend(engine.heard);
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -47,6 +47,11 @@ impl Driver {
             claims: engine.claims,
             vips: engine.vips,
             absence: self.turns.longest(),
+            failed_actions: engine
+                .failed
+                .into_iter()
+                .map(|(kind, n)| (kind.to_owned(), n))
+                .collect(),
             own_rules: self.parts.programs.own_rules()?.into_iter().collect(),
             counters,
         })

@@ -117,7 +117,7 @@ const ALERTS: [Alert; 15] = [
         expression: "increase(vipshield_failed_actions_total[10m]) > 0",
         lasting: "0m",
         severity: "warning",
-        summary: "vipshield on {{ $labels.instance }} could not do what it meant to",
+        summary: "vipshield on {{ $labels.instance }} could not do what it meant to: {{ $labels.action }}",
         description: "`vipshield events` names the action and the error.",
     },
     Alert {

@@ -17,7 +17,8 @@ use vipshield_common::{counters::Counter, guard::rules::RULES};
 use super::process;
 use crate::{
     engine::{
-        self, Filter, Health, NicStatus, Phase, RouterStatus, TRANSITION_BOUNDS, Transitions,
+        self, Action, Filter, Health, NicStatus, Phase, RouterStatus, TRANSITION_BOUNDS,
+        Transitions,
     },
     status::Status,
     wire::Malformed,
@@ -127,10 +128,15 @@ fn register_guard(registry: &mut Registry, status: &Status) {
         ("overdue", "Times that daemons believed something untrue for longer than the deadline"),
         ("rebound", "VRRP sockets moved to another interface"),
         ("announced", "Announcements of VIPs that moved to another interface"),
-        ("failed_actions", "Actions that failed"),
     ] {
         registry.register(name, help, ConstCounter::new(count(name)));
     }
+    let failed = Family::<Labels, Counted>::default();
+    for kind in Action::KINDS {
+        let failures = status.failed_actions.get(kind).copied().unwrap_or(0);
+        failed.get_or_create(&labels([("action", kind.to_owned())])).inc_by(failures);
+    }
+    registry.register("failed_actions", "Actions that failed, by what was to be done", failed);
 }
 
 /// How things are.
@@ -341,6 +347,8 @@ mod tests {
             "vipshield_guard_messages_total{verdict=\"withheld\",rule=\"admin-down\"} 0",
             "vipshield_vip_wanted{address=\"192.0.2.10\"} 1",
             "vipshield_vip_present{address=\"192.0.2.10\"} 1",
+            "vipshield_failed_actions_total{action=\"carry\"} 4",
+            "vipshield_failed_actions_total{action=\"shunt\"} 0",
             "vipshield_loop_absence_max_seconds{when=\"any\"} 1.5",
             "vipshield_loop_absence_max_seconds{when=\"transition\"} 0.0025",
             "vipshield_health{health=\"healthy\"} 0",

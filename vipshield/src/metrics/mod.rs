@@ -245,6 +245,7 @@ pub(crate) fn sample() -> Status {
             in_transition_us: 2_500,
             own_in_transition_us: 1_500,
         },
+        failed_actions: BTreeMap::from([("carry".to_owned(), 4)]),
         own_rules: BTreeMap::from([("quick-carrier".to_owned(), 2)]),
         counters: BTreeMap::from([
             ("withheld".to_owned(), 7),

@@ -73,6 +73,9 @@ pub struct Status {
     /// For how long the loop was away.
     #[serde(default)]
     pub absence: Absence,
+    /// Actions that failed, by what they are called.
+    #[serde(default)]
+    pub failed_actions: BTreeMap<String, u64>,
     /// Messages that the configuration's own rules have passed, by the rule.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub own_rules: BTreeMap<String, u64>,
