@@ -220,7 +220,7 @@ fn vm(all: bool) -> Result<Tally> {
             }
         }
     }
-    tally = tally + of_machine(&core.run(&Machine::new(TIME_LIMIT))?);
+    tally = tally + of_machine(&core.run(&Machine::counted(TIME_LIMIT))?);
     let others = if all { &["5.10", "6.12", kernel::NEWEST][..] } else { &[] };
     for kernel in others {
         let tried = trial(&SEQUENCES, &Machine::with_kernel(kernel, TIME_LIMIT));

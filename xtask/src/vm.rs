@@ -206,9 +206,14 @@ impl Machine {
         Self { kernel: None, append: String::new(), counted: false, time_limit }
     }
 
+    /// The same with a clock that counts instructions.
+    pub(crate) fn counted(time_limit: u64) -> Self {
+        Self { counted: true, ..Self::new(time_limit) }
+    }
+
     /// The same with another kernel.
     pub(crate) fn with_kernel(kernel: &str, time_limit: u64) -> Self {
-        Self { kernel: Some(kernel.to_owned()), counted: true, ..Self::new(time_limit) }
+        Self { kernel: Some(kernel.to_owned()), ..Self::counted(time_limit) }
     }
 
     /// Boots the machine and runs the shell command that `prepare` returns; `prepare` is given the

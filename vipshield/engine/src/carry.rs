@@ -11,7 +11,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::world::{Family, Place};
+use super::{
+    Engine,
+    action::Action,
+    world::{Family, Place},
+};
 
 /// A route of the main table with one next hop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -147,6 +151,41 @@ pub enum Trigger {
     Join,
     /// The NIC is a port no longer.
     Cut,
+}
+
+impl Engine {
+    /// Puts in force, or takes back, what keeps the node reachable through the NIC.
+    pub(super) fn carry(&mut self, ifindex: u32, now: Duration) {
+        let Some(nic) = self.nics.get(&ifindex) else { return };
+        let new = nic.wanted_carry(&self.world, self.bridge_since.is_some(), now);
+        let detours = Some(self.detours_with(ifindex, &new));
+        let news = self.detours != detours;
+        let Some(old) = nic.carried.replaced_by(&new, news) else { return };
+        let asked = detours.clone().filter(|_| news);
+        if self.want(Action::Carry { ifindex, old, new: new.clone(), detours: asked })
+            && let Some(nic) = self.nics.get_mut(&ifindex)
+        {
+            nic.carried.asked(new);
+            self.detours = detours;
+        }
+    }
+
+    /// The rules that are needed if this is carried for a NIC, beside what may be in force for others, in
+    /// part or wholly.
+    pub(super) fn detours_with(&self, ifindex: u32, new: &Plan) -> Detours {
+        let others = self.nics.values().filter(|nic| nic.ifindex != ifindex);
+        let others: Vec<Plan> = others.flat_map(|nic| nic.carried.all()).collect();
+        let place = |family| self.world.place(family).ok();
+        let all: Vec<&Plan> = others.iter().chain([new]).collect();
+        detours(&all, place)
+    }
+
+    /// A plan that may be in force for a NIC, in part or wholly: half a carry is better with a neighbour than
+    /// without.
+    pub(super) fn plans(&self) -> impl Iterator<Item = (u32, &Plan)> {
+        let nics = self.nics.values();
+        nics.filter_map(|nic| Some((nic.ifindex, nic.carried.last()?)))
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! What is in force, and stays so until it is made otherwise: policies, shunts, what is watched and answered; and
-//! what is carried.
+//! What is in force, and stays so until it is made otherwise: policies, shunts, what is watched and
+//! answered. What is carried is told plan by plan ([`carry`](super::carry)).
 //!
 //! One value says what should be in force ([`Engine::desired`]), computed from what is known now; another
 //! says what is, as far as that can be told ([`Applied`]). The difference is asked for, here and nowhere
@@ -13,7 +13,6 @@ use std::{
 use super::{
     Engine,
     action::Action,
-    carry::{self, Detours, Plan},
     watch::Answers,
     world::{Family, SocketId},
 };
@@ -242,32 +241,6 @@ impl Engine {
         }
     }
 
-    /// Puts in force, or takes back, what keeps the node reachable through the NIC.
-    fn carry(&mut self, ifindex: u32, now: Duration) {
-        let Some(nic) = self.nics.get(&ifindex) else { return };
-        let new = nic.wanted_carry(&self.world, self.bridge_since.is_some(), now);
-        let detours = Some(self.detours_with(ifindex, &new));
-        let news = self.detours != detours;
-        let Some(old) = nic.carried.replaced_by(&new, news) else { return };
-        let asked = detours.clone().filter(|_| news);
-        if self.want(Action::Carry { ifindex, old, new: new.clone(), detours: asked })
-            && let Some(nic) = self.nics.get_mut(&ifindex)
-        {
-            nic.carried.asked(new);
-            self.detours = detours;
-        }
-    }
-
-    /// The rules that are needed if this is carried for a NIC, beside what may be in force for others, in
-    /// part or wholly.
-    pub(super) fn detours_with(&self, ifindex: u32, new: &Plan) -> Detours {
-        let others = self.nics.values().filter(|nic| nic.ifindex != ifindex);
-        let others: Vec<Plan> = others.flat_map(|nic| nic.carried.all()).collect();
-        let place = |family| self.world.place(family).ok();
-        let all: Vec<&Plan> = others.iter().chain([new]).collect();
-        carry::detours(&all, place)
-    }
-
     /// Shunts, to be laid before they are needed.
     fn wanted_shunts(&self) -> impl Iterator<Item = Action> {
         self.nics.values().filter_map(|nic| {
@@ -288,13 +261,6 @@ impl Engine {
     pub(super) fn is_stood_in(&self, ifindex: u32) -> bool {
         let last = self.applied.last(Setting::StandIn(ifindex));
         matches!(last, Some(Action::StandIn { wanted: true, .. }))
-    }
-
-    /// A plan that may be in force for a NIC, in part or wholly: half a carry is better with a neighbour than
-    /// without.
-    pub(super) fn plans(&self) -> impl Iterator<Item = (u32, &Plan)> {
-        let nics = self.nics.values();
-        nics.filter_map(|nic| Some((nic.ifindex, nic.carried.last()?)))
     }
 }
 
