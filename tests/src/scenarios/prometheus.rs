@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use futures_util::future::join_all;
+use nix::sys::signal::{Signal, kill};
 
 use super::scene::{failover, phase, still};
 use super::{Context, Runs, Scenario};
@@ -44,8 +45,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         ),
         scenario(
             "prometheus-alerts",
-            "a guard that failed open, two owners, a keepalived that is not guarded, no vipshield: the \
-             alert of each fires",
+            "a guard that failed open, two owners, an owner that hangs, no keepalived, one that is not guarded, no \
+             vipshield: the alert of each fires",
             alerts,
         ),
     ]
@@ -225,6 +226,19 @@ fn alerts<'a>(lab: &'a mut Lab, vipshield: &'a Path, prometheus: &'a Prometheus)
         fires(prometheus, "VipshieldTwoOwners", true).await.context("two owners")?;
         split(lab, false)?;
         fires(prometheus, "VipshieldTwoOwners", false).await.context("one owner again")?;
+
+        let owner =
+            lab.node(0)?.keepalived.as_ref().context("keepalived does not run")?.vrrp_child()?;
+        kill(owner, Signal::SIGSTOP)?;
+        let silent = fires(prometheus, "VipshieldSilentOwner", true).await;
+        kill(owner, Signal::SIGCONT)?;
+        silent.context("an owner that hangs")?;
+        for node in &mut lab.nodes {
+            node.keepalived.take().context("keepalived does not run")?.stop().await?;
+        }
+        fires(prometheus, "VipshieldNoOwner", true).await.context("no keepalived runs")?;
+        measure::elect(lab, Role::Master).await?;
+        fires(prometheus, "VipshieldNoOwner", false).await.context("keepalived runs again")?;
 
         // Among processes of its own it sees no keepalived.
         let running = lab.node_mut(0)?.vipshield.take().context("vipshield does not run")?;

@@ -32,7 +32,10 @@ const ALERTS: [Alert; 15] = [
     },
     Alert {
         name: "VipshieldNoOwner",
-        expression: "sum by (router_id, family, vlan) (vipshield_router_owned) == 0",
+        // Where keepalived is gone nothing is said of its routers any more; where vipshield is, nothing is known.
+        expression: "group by (router_id, family, vlan) (last_over_time(vipshield_router_owned[1h])) unless \
+                     max by (router_id, family, vlan) (vipshield_router_has_owner) > 0 and on () \
+                     group(vipshield_build_info)",
         lasting: "30s",
         severity: "critical",
         summary: "No node owns virtual router {{ $labels.router_id }}",

@@ -305,6 +305,12 @@ fn register_heard(registry: &mut Registry, status: &Status) {
         owned.get_or_create(&labels).set(own.into());
     }
     registry.register("router_owned", "1 if adverts say that this node owns it", owned);
+    let attended = Family::<Labels, Gauge>::default();
+    for router in status.routers.iter().filter(|router| router.ours) {
+        attended.get_or_create(&router_labels(router)).set(router.owner.is_some().into());
+    }
+    let help = "1 if adverts say that some node owns it";
+    registry.register("router_has_owner", help, attended);
     let ages = Family::<Labels, Gauge<f64, AtomicU64>>::default();
     for router in status.routers.iter().filter(|router| router.ours) {
         let heard = router.senders.iter().filter(|it| router.owner == Some(it.source));
@@ -345,6 +351,7 @@ mod tests {
             "vipshield_adverts_total{origin=\"foreign\"} 9",
             "vipshield_deadline_seconds{nic=\"ens192\"} 0.19",
             "vipshield_guard_messages_total{verdict=\"withheld\",rule=\"admin-down\"} 0",
+            "vipshield_router_has_owner{nic=\"ens192\",router_id=\"51\",family=\"ipv4\",version=\"3\",vlan=\"\"} 1",
             "vipshield_vip_wanted{address=\"192.0.2.10\"} 1",
             "vipshield_vip_present{address=\"192.0.2.10\"} 1",
             "vipshield_failed_actions_total{action=\"carry\"} 4",
