@@ -310,9 +310,22 @@ impl Engine {
         for (pid, daemon) in self.world.daemons.iter().filter(|(_, daemon)| !is_there(daemon)) {
             died |= daemon.role == Role::Vrrp;
             let for_good = |ip, asked| self.routers.is_for_good(ip, asked);
-            orphans.extend(self.world.vips.bury(*pid, now, for_good));
+            let (wanted, staying) = self.world.vips.bury(*pid, now, for_good);
+            orphans.extend(wanted);
             let text = format!("{} {pid} is gone", daemon.name);
             tell(&mut self.actions, Weight::Info, None, text);
+            if let Some(first) = staying.first() {
+                let others = match staying.len() {
+                    1 => String::new(),
+                    number => format!(" and {} others", number - 1),
+                };
+                let text = format!(
+                    "{first}{others}: no virtual router of {} {pid} went along with it; it stays on the node \
+                     (static_ipaddress)",
+                    daemon.name
+                );
+                tell(&mut self.actions, Weight::Info, None, text);
+            }
             self.failed.retain(|action, _| action.pid() != Some(*pid));
             self.pending.retain(|action| action.pid() != Some(*pid));
         }

@@ -334,22 +334,24 @@ impl Vips {
         self.known.contains_key(&ip)
     }
 
-    /// A daemon is gone. Returns what it had wanted, and nobody else wants. What it asked for at a time
-    /// (`for_good`), and not as owner of a virtual router, is no VIP and stays: `static_ipaddress`.
+    /// A daemon is gone. Returns what it had wanted, and nobody else wants; and what stays: what it asked for at a
+    /// time (`for_good`), and not as owner of a virtual router, is no VIP (`static_ipaddress`).
     pub(super) fn bury(
         &mut self,
         pid: u32,
         now: Duration,
         for_good: impl Fn(IpAddr, Duration) -> bool,
-    ) -> Vec<IpAddr> {
-        let mut orphans = Vec::new();
+    ) -> (Vec<IpAddr>, Vec<IpAddr>) {
+        let (mut orphans, mut staying) = (Vec::new(), Vec::new());
         let last: Vec<_> = self.removals.extract_if(.., |_, it| it.pid == pid).collect();
         for (_, removal) in last {
             self.presume(&removal, now);
         }
         self.known.retain(|ip, vip| {
             let at = vip.asked().filter(|_| vip.said.contains_key(&pid));
-            !at.is_some_and(|at| for_good(*ip, at))
+            let stays = at.is_some_and(|at| for_good(*ip, at));
+            staying.extend(stays.then_some(*ip));
+            !stays
         });
         for (ip, vip) in &mut self.known {
             let Some(said) = vip.said.remove(&pid) else { continue };
@@ -362,7 +364,7 @@ impl Vips {
                 vip.orphan = Some(Orphan::since(now, off_nics));
             }
         }
-        orphans
+        (orphans, staying)
     }
 
     /// This is a VIP whose daemon is gone.

@@ -624,6 +624,8 @@ fn what_a_daemon_gives_a_node_for_good_outlives_it() {
         bench.advance(5 * DEADLINE);
         assert_eq!(bench.places(fixed), [NIC], "owner: {owns}");
         assert_eq!(bench.places(excluded), nowhere(), "owner: {owns}");
+        let says = |(_, action): &(Duration, Action)| matches!(action, Action::Tell { notice } if notice.text.starts_with("192.0.2.51: "));
+        assert!(bench.log.iter().any(says), "that it stays is not said, owner: {owns}");
     }
 }
 
