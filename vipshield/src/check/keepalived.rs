@@ -26,7 +26,7 @@ fn of(daemon: &Daemon, question: &Question) -> Vec<Finding> {
         Ok(None) => Finding::skip(GROUP, "version", format!("{who}: its executable does not say")),
         Err(error) => Finding::skip(GROUP, "version", format!("{who}: its executable: {error}")),
     }];
-    match keepalived::configuration_of(daemon.pid) {
+    match keepalived::configuration_of(daemon.pid, keepalived::MAX_CONFIGURATION) {
         Ok(conf) => {
             findings.extend(hazards::findings(&conf, &question.interfaces, question.deadline));
         }

@@ -265,7 +265,8 @@ impl Scanner {
         for daemon in daemons.iter_mut().filter(|daemon| daemon.role == Role::Vrrp) {
             let who = (daemon.pid, daemon.start_time);
             let excluded = self.configured.remove(&who).unwrap_or_else(|| {
-                let read = keepalived::configuration_of(daemon.pid);
+                let read =
+                    keepalived::configuration_of(daemon.pid, keepalived::MAX_CONFIGURATION_IN_LOOP);
                 let read = read.map(|configuration| keepalived::excluded(&configuration));
                 read.unwrap_or_else(|error| {
                     let path = keepalived::path_of(daemon.pid);

@@ -47,11 +47,7 @@ impl Driver {
             claims: engine.claims,
             vips: engine.vips,
             absence: self.turns.longest(),
-            failed_actions: engine
-                .failed
-                .into_iter()
-                .map(|(kind, n)| (kind.to_owned(), n))
-                .collect(),
+            failed_actions: engine.failed,
             own_rules: self.parts.programs.own_rules()?.into_iter().collect(),
             counters,
         })

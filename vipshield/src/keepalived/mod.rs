@@ -20,8 +20,9 @@ use crate::engine::{
 
 /// Where keepalived looks first if it is not told.
 const DEFAULT: &str = "/etc/keepalived/keepalived.conf";
-/// What is longer is not read.
-const MAX_CONFIGURATION: u64 = 1 << 20;
+/// Of a configuration so many bytes are read, with all that it includes: by who does nothing else, and by the loop.
+pub(crate) const MAX_CONFIGURATION: u64 = 1 << 20;
+pub(crate) const MAX_CONFIGURATION_IN_LOOP: u64 = 1 << 18;
 const MAX_EXECUTABLE: u64 = 32 << 20;
 /// So many files are included, at any depth.
 const MAX_INCLUDED: usize = 64;
@@ -40,13 +41,16 @@ pub(crate) fn path_of(pid: u32) -> PathBuf {
     configuration(&arguments)
 }
 
-/// What is in it now, with what it includes in place of that. What cannot be read stays an `include`.
-pub(crate) fn configuration_of(pid: u32) -> io::Result<Statement> {
+/// What is in it now, with what it includes in place of that, up to so many bytes. What cannot be read stays an
+/// `include`.
+pub(crate) fn configuration_of(pid: u32, most: u64) -> io::Result<Statement> {
     let process = process(pid);
     let path = path_of(pid);
-    let text = read(open_in(&process, &path), MAX_CONFIGURATION)?;
+    let text = read(open_in(&process, &path), most)?;
     let mut configuration = conf::read(&String::from_utf8_lossy(&text));
-    Include { process: &process, left: MAX_INCLUDED }.expand(&mut configuration, beside(&path));
+    let room = most.saturating_sub(text.len() as u64);
+    Include { process: &process, left: MAX_INCLUDED, room }
+        .expand(&mut configuration, beside(&path));
     Ok(configuration)
 }
 
@@ -61,6 +65,8 @@ struct Include<'a> {
     process: &'a Path,
     /// So many more.
     left: usize,
+    /// And so many bytes.
+    room: u64,
 }
 
 impl Include<'_> {
@@ -85,7 +91,8 @@ impl Include<'_> {
         let mut all = Vec::new();
         for file in files(self.process, path)? {
             self.left = self.left.checked_sub(1).ok_or(io::ErrorKind::FileTooLarge)?;
-            let text = read(open_in(self.process, &file), MAX_CONFIGURATION)?;
+            let text = read(open_in(self.process, &file), self.room)?;
+            self.room = self.room.saturating_sub(text.len() as u64);
             let mut read = conf::read(&String::from_utf8_lossy(&text));
             self.expand(&mut read, beside(&file));
             all.extend(read.block);
@@ -231,12 +238,13 @@ mod tests {
             fs::write(conf.join(file), text).unwrap();
         }
         let mut read = conf::read("x {\n include conf.d/*.conf\n}\ninclude nowhere/*");
-        let mut include = Include { process: &process, left: 8 };
+        let mut include = Include { process: &process, left: 8, room: 1_000 };
         include.expand(&mut read, Path::new("/etc"));
         let expected = "x {\n a {\n more\n includea ../none\n }\n b\n}\ninclude nowhere/*";
         assert_eq!(read, conf::read(expected));
         let mut read = conf::read("include self");
-        Include { process: &process, left: 3 }.expand(&mut read, Path::new("/etc/conf.d"));
+        Include { process: &process, left: 3, room: 1_000 }
+            .expand(&mut read, Path::new("/etc/conf.d"));
         assert_eq!(read, conf::read("self\nself\nself\ninclude self"));
         fs::remove_dir_all(process).unwrap();
     }
