@@ -1,6 +1,7 @@
 //! What takes the NIC: a Linux bridge, or Open vSwitch with its own daemons in
 //! the node's namespace.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -235,10 +236,13 @@ impl Ovs {
 
     async fn renew_flows(&self) -> Result<()> {
         for bridge in self.vsctl(&["list-br"]).await?.lines() {
-            let (flows, to) = std::io::pipe().context("pipe")?;
             let limit = Duration::from_secs(30);
-            let text = self.ofctl("dump-flows").args(["--no-stats", bridge]).succeed(limit);
-            write_all(to, text.await?)?;
+            let dump = self.ofctl("dump-flows").args(["--no-stats", bridge]);
+            let text = dump.succeed(limit).await?;
+            // Some flows are less than what a pipe holds.
+            let (flows, mut to) = std::io::pipe().context("pipe")?;
+            to.write_all(text.as_bytes()).context("flows")?;
+            drop(to);
             self.ofctl("replace-flows").args([bridge, "-"]).reading(flows).succeed(limit).await?;
         }
         Ok(())
@@ -257,11 +261,6 @@ impl Ovs {
         let tool = vsctl(&database_socket(&self.dir), &self.token).args(args);
         tool.succeed(Duration::from_secs(30)).await
     }
-}
-
-/// Some flows are less than what a pipe holds.
-fn write_all(mut to: std::io::PipeWriter, text: String) -> Result<()> {
-    std::io::Write::write_all(&mut to, text.as_bytes()).context("flows")
 }
 
 fn database_socket(dir: &Path) -> PathBuf {

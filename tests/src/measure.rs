@@ -249,7 +249,7 @@ async fn has_role(lab: &Lab, number: usize, role: Role) -> Result<()> {
 async fn prepare(spec: &RunSpec, lab: &mut Lab, notes: &mut Vec<String>) -> Result<()> {
     elect(lab, spec.role).await?;
     if let Some(program) = &spec.shield {
-        for number in taken(&lab) {
+        for number in taken(lab) {
             lab.start_vipshield(number, program).await?;
         }
     }
