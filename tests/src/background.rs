@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Result;
 use tokio::task::JoinHandle;
 
 use crate::clock;
@@ -51,16 +52,19 @@ impl Drop for Background {
     }
 }
 
-/// One that fails was in the way of a sequence, or the sequence in its: Kube-OVN tries again in the next turn, and
-/// so does this.
 async fn go_on(datapath: Arc<Datapath>) {
     for turn in 1.. {
-        for _ in 0..TOOLS {
-            let _ = datapath.look().await;
-        }
-        if turn % FLOWS == 0 {
-            let _ = datapath.renew_flows().await;
+        if let Err(error) = one_turn(&datapath, turn % FLOWS == 0).await {
+            // A sequence was in its way: Kube-OVN tries again in the next turn, and so does this.
+            log::warn!("in the background: {error:#}");
         }
         clock::pass(TURN).await;
     }
+}
+
+async fn one_turn(datapath: &Datapath, flows: bool) -> Result<()> {
+    for _ in 0..TOOLS {
+        datapath.look().await?;
+    }
+    if flows { datapath.renew_flows().await } else { Ok(()) }
 }

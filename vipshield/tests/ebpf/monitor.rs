@@ -45,7 +45,9 @@ pub(crate) fn lost_events() -> Result<(), Failed> {
     check(reads.contains(&Read::Losing), format!("the buffer is read {at_a_time} at a time"))?;
     // Each message is an event, and what somebody asked for.
     check(at_a_time <= 512, format!("{at_a_time} events at a time"))?;
-    check(heard > 5_000, format!("the buffer holds {heard} events"))?;
+    // Some hundreds if it had the usual size; what a message takes of it differs from kernel to kernel (Linux 6.12:
+    // 4,369).
+    check(heard > 2_000, format!("the buffer holds {heard} events"))?;
     stage.add_address("nic", "192.0.2.11/24")?;
     let mut last = Vec::new();
     let complete = stage.block_on(read(&mut |event| last.push(event)))??;
