@@ -218,6 +218,8 @@ const CORE: &[&str] = &[
     "switch-held-join-10s-backup",
     "kube-ovn-bind-shielded",
     "kube-ovn-unbind-shielded",
+    "kube-ovn-changes",
+    "case-lvs",
 ];
 
 /// Whether a scenario is one of those.
