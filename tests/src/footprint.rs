@@ -185,8 +185,10 @@ impl Used {
             used.cpu +=
                 clock_gettime(clock_getcpuclockid(*pid)?).context("a process's time")?.into();
             for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-                let status = fs::read_to_string(thread?.path().join("status"))?;
-                used.wakes += field(&status, "voluntary_ctxt_switches")?;
+                // One that has ended meanwhile does not count, as those that ended before do not.
+                if let Ok(status) = fs::read_to_string(thread?.path().join("status")) {
+                    used.wakes += field(&status, "voluntary_ctxt_switches")?;
+                }
             }
         }
         Ok(used)
