@@ -323,6 +323,15 @@ impl Lab {
         self.lan.shell(&format!("bridge link set dev {port} isolated {state}"))
     }
 
+    /// The switch, and the index of the port that a node's NIC is plugged into.
+    ///
+    /// # Errors
+    /// When it is not plugged in.
+    pub fn socket_of(&self, number: usize) -> Result<(&Host, u32)> {
+        let port = self.lan.rtnl.link(&port_name(&self.node(number)?.host.name))?;
+        Ok((&self.lan, port.index))
+    }
+
     /// Take the first node's bridge away, whatever is in it.
     ///
     /// # Errors

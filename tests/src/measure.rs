@@ -161,6 +161,8 @@ pub struct RunResult {
     pub sequence_ms: f64,
     /// How long the first node's NIC was down or without carrier within the window, in milliseconds.
     pub nic_down_ms: Option<f64>,
+    /// How long the switch's port was, on the other end of its cable.
+    pub wire_down_ms: Option<f64>,
     /// State changes of all instances on all nodes within the window.
     pub vrrp_transitions: Option<usize>,
     /// The most nodes that had the VIP configured at one time.
@@ -444,6 +446,7 @@ async fn measure(spec: &RunSpec, lab: &mut Lab, notes: &mut Vec<String>) -> Resu
         shield: spec.shield.is_some(),
         sequence_ms: clock::millis(ended.saturating_duration_since(replay.started)),
         nic_down_ms: Some(seen.nic_down_ms),
+        wire_down_ms: Some(seen.wire_down_ms),
         vrrp_transitions: Some(seen.transitions.len()),
         owners_max: Some(seen.owners_max),
         owners_overlap_ms: Some(seen.owners_overlap_ms),

@@ -44,6 +44,8 @@ pub struct Witnesses {
     arp: Option<ArpWitness>,
     further: Vec<VipWitness>,
     monitors: Vec<Monitor>,
+    /// That of the switch, and the port of the first node's NIC.
+    wire: Option<(Monitor, u32)>,
     _servers: Vec<EchoServer>,
     vip: IpAddr,
     nic: u32,
@@ -60,6 +62,9 @@ pub struct Observed {
     pub owners_overlap_ms: f64,
     /// How long the first node's NIC was not usable, in milliseconds.
     pub nic_down_ms: f64,
+    /// How long the port that it is plugged into was not, in milliseconds: the lab's switch is in the same kernel, and
+    /// hears of a cable when that gets round to it.
+    pub wire_down_ms: f64,
     /// The probe of the VIP.
     pub probe: ProbeReport,
     /// The probe of the first node's own address.
@@ -108,7 +113,13 @@ impl Witnesses {
                 None
             }
         };
+        let wire = match lab.socket_of(0) {
+            Ok((switch, port)) => Some((Monitor::start(&switch.namespace).await?, port)),
+            // It has been unplugged.
+            Err(_) => None,
+        };
         Ok(Self {
+            wire,
             probe: Probe::start(&lab.client, vip, period)?,
             node_probe: Probe::start(&lab.client, own, probe::LEISURELY)?,
             tcp,
@@ -179,11 +190,14 @@ impl Witnesses {
         let owners = overlap(&any_of(&parts, |(node, _)| *node), window);
         let usable = self.monitors.first().map(|monitor| monitor.usable(self.nic));
         let down = time_not_so(&usable.unwrap_or_default(), true, window);
+        let wire = self.wire.as_ref().map(|(switch, port)| switch.usable(*port));
+        let wire_down = time_not_so(&wire.unwrap_or_default(), true, window);
         Observed {
             transitions: transitions(lab, window),
             owners_max: owners.most,
             owners_overlap_ms: clock::millis(owners.total),
             nic_down_ms: clock::millis(down),
+            wire_down_ms: clock::millis(wire_down),
             probe: self.probe.report(window),
             node_probe: self.node_probe.report(window),
             tcp: self.tcp.as_ref().map(|tcp| tcp.report(window)),
