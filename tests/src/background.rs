@@ -8,9 +8,9 @@ use anyhow::Result;
 use tokio::task::JoinHandle;
 
 use crate::clock;
-use crate::config::Taken;
 use crate::datapath::Datapath;
 use crate::lab::Lab;
+use crate::measure;
 
 /// How often it starts its tools.
 pub const TURN: Duration = Duration::from_secs(3);
@@ -27,10 +27,7 @@ impl Background {
     /// On each node whose NIC is taken, but where Kube-OVN's own daemon runs.
     #[must_use]
     pub fn start(lab: &Lab) -> Self {
-        let taken = lab.nodes.iter().take(match lab.config.taken {
-            Taken::One => 1,
-            Taken::All => lab.nodes.len(),
-        });
+        let taken = lab.nodes.iter().take(measure::taken(lab).len());
         let replayed = taken.filter(|node| node.kube_ovn.is_none());
         Self(replayed.map(|node| tokio::spawn(go_on(Arc::clone(&node.datapath)))).collect())
     }

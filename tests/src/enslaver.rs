@@ -66,7 +66,7 @@ struct Running {
 #[derive(Debug)]
 struct Launch {
     program: PathBuf,
-    arguments: [String; 9],
+    arguments: Vec<String>,
     path: String,
     namespace: Arc<Netns>,
     dir: PathBuf,
@@ -129,12 +129,14 @@ impl KubeOvn {
              ip address add 100.64.0.2/16 dev ovn0\nip link set ovn0 up",
         )?;
         let address = address.map(|own| own.to_string()).unwrap_or_default();
-        let arguments = ["-v=4", "-node", &host.name, "-gateway", "100.64.0.1"];
-        let pods = ["-pods", "10.16.0.0/16", "-address", &address];
-        let mut all = arguments.iter().chain(&pods).map(|argument| (*argument).to_owned());
+        let arguments = [
+            ["-v=4", "-gateway=100.64.0.1"].map(str::to_owned).to_vec(),
+            vec![format!("-node={}", host.name), format!("-address={address}")],
+            vec!["-pods=10.16.0.0/16".to_owned()],
+        ];
         let launch = Launch {
             program: program.to_owned(),
-            arguments: std::array::from_fn(|_| all.next().unwrap_or_default()),
+            arguments: arguments.concat(),
             path: tools(dir)?,
             namespace: Arc::clone(&host.namespace),
             dir: dir.to_owned(),
@@ -199,7 +201,7 @@ impl KubeOvn {
     pub async fn run(&self, sequence: Sequence, nic: &str, bridge: &str) -> Replay {
         let from = self.lines().len();
         let started = clock::now();
-        let outcome = self.play(sequence, nic, bridge, from).await;
+        let outcome = self.play(sequence, nic, bridge).await;
         let ended = clock::now();
         let lines = self.lines().split_off(from);
         let retries = lines.iter().filter_map(|line| line.text.strip_prefix(TELLS));
@@ -213,11 +215,10 @@ impl KubeOvn {
         }
     }
 
-    async fn play(&self, sequence: Sequence, nic: &str, bridge: &str, from: usize) -> Result<()> {
+    async fn play(&self, sequence: Sequence, nic: &str, bridge: &str) -> Result<()> {
         let network = bridge.strip_prefix("br-").context("a bridge that is not Kube-OVN's")?;
         let (order, end) = words(sequence, network, nic);
-        self.order(&order)?;
-        self.told(from, &end).await
+        self.does(&order, &end).await
     }
 
     fn order(&self, command: &str) -> Result<()> {

@@ -287,7 +287,7 @@ fn settled_now(lab: &Lab, role: Role) -> bool {
 }
 
 /// The nodes whose NIC is taken.
-fn taken(lab: &Lab) -> std::ops::Range<usize> {
+pub(crate) fn taken(lab: &Lab) -> std::ops::Range<usize> {
     match lab.config.taken {
         Taken::One => 0..1,
         Taken::All => 0..lab.nodes.len(),

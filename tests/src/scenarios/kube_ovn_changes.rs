@@ -24,7 +24,7 @@ const DEAD: Duration = Duration::from_secs(1);
 /// How long it takes until a NIC is where it is to be.
 const SOON: Duration = Duration::from_secs(20);
 
-/// The calls of its tools that belong to a sequence, in order, by words of them.
+/// Calls of its tools in a sequence, not all, in their order and by words of them.
 const BIND: [&str; 4] = ["add-br", "set bridge", "ovn-bridge-mappings", "add-port"];
 const UNBIND: [&str; 3] = ["list-ports", "del-port", "del-br"];
 
@@ -37,7 +37,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         ("killed-exchange", Sequence::Exchange, Sequence::Unexchange),
     ] {
         let about = format!(
-            "killed in {taking} and {giving}, at each call of a tool, and started again: one owner, and all right in \
+            "killed in {taking} and {giving}, at calls of its tools, and started again: one owner, and all right in \
              the end"
         );
         all.push(scenario(name, &about, move |lab| Box::pin(killed(lab, taking, giving))));

@@ -19,42 +19,43 @@ use crate::sequence::{Sequence, Undisturbed};
 const SOON: Duration = Duration::from_secs(5);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    let mut observed = Scenario::new(
-        "observed-bind",
-        "vipshield run --observe changes nothing and withholds nothing: keepalived goes to FAULT, and events say what \
-         happened",
-        true,
-        |context| async move {
-            let beginning = Beginning { role: Role::Master, shields: &[], early: false };
-            let mut config = LabConfig::new(context.datapath);
-            config.shield.observes = true;
-            staged_in(config, "observed-bind", context, beginning, async |lab, context| {
+    vec![
+        scenario(
+            "observed-bind",
+            "vipshield run --observe changes nothing and withholds nothing: keepalived goes to FAULT, and events say \
+             what happened",
+            async |lab, context| {
                 let before = objects(lab).await?;
                 lab.start_vipshield(0, &context.vipshield).await?;
                 looks(lab, &before).await
-            })
-            .await
-        },
-    );
-    observed.only = Some(DatapathKind::Bridge);
-    let mut handed = Scenario::new(
-        "observed-handover",
-        "one that only looks hands over to one that guards, which does so from then on, and hands over to none that \
-         only looks",
-        true,
-        |context| async move {
-            let beginning = Beginning { role: Role::Master, shields: &[], early: false };
-            let mut config = LabConfig::new(context.datapath);
-            config.shield.observes = true;
-            staged_in(config, "observed-handover", context, beginning, async |lab, context| {
+            },
+        ),
+        scenario(
+            "observed-handover",
+            "one that only looks hands over to one that guards, which does so from then on, and hands over to none \
+             that only looks",
+            async |lab, context| {
                 lab.start_vipshield(0, &context.vipshield).await?;
                 hands_over(lab, context).await
-            })
-            .await
-        },
-    );
-    handed.only = Some(DatapathKind::Bridge);
-    vec![observed, handed]
+            },
+        ),
+    ]
+}
+
+/// On the owner, with a vipshield that only looks.
+fn scenario(
+    name: &'static str,
+    about: &str,
+    work: impl AsyncFn(&mut Lab, &Context) -> Result<()> + Copy + 'static,
+) -> Scenario {
+    let mut scenario = Scenario::new(name, about, true, move |context| async move {
+        let beginning = Beginning { role: Role::Master, shields: &[], early: false };
+        let mut config = LabConfig::new(context.datapath);
+        config.shield.observes = true;
+        staged_in(config, name, context, beginning, work).await
+    });
+    scenario.only = Some(DatapathKind::Bridge);
+    scenario
 }
 
 async fn hands_over(lab: &mut Lab, context: &Context) -> Result<()> {

@@ -38,7 +38,7 @@ pub(crate) fn version_of(pid: u32) -> io::Result<Option<String>> {
 /// The file with a process's configuration, as the process sees it.
 pub(crate) fn path_of(pid: u32) -> PathBuf {
     let arguments = fs::read(process(pid).join("cmdline")).unwrap_or_default();
-    configuration(&arguments)
+    path_in(&arguments)
 }
 
 /// What is in it now, with what it includes in place of that, up to so many bytes. What cannot be read stays an
@@ -176,7 +176,7 @@ fn version(executable: &[u8]) -> Option<String> {
 }
 
 /// The configuration that the command line names (`keepalived(8)`).
-fn configuration(arguments: &[u8]) -> PathBuf {
+fn path_in(arguments: &[u8]) -> PathBuf {
     let mut words = arguments.split(|byte| *byte == 0).map(String::from_utf8_lossy).skip(1);
     while let Some(word) = words.next() {
         let value = if word == "-f" || word == "--use-file" {
@@ -210,7 +210,7 @@ mod tests {
             ("keepalived\0-f\0", DEFAULT),
             ("", DEFAULT),
         ] {
-            assert_eq!(configuration(arguments.as_bytes()), Path::new(expected), "{arguments:?}");
+            assert_eq!(path_in(arguments.as_bytes()), Path::new(expected), "{arguments:?}");
         }
     }
 
@@ -281,7 +281,7 @@ mod tests {
         #[test]
         fn any_executable_and_command_line_is_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             version(&bytes);
-            configuration(&bytes);
+            path_in(&bytes);
         }
     }
 }

@@ -5,7 +5,7 @@ use super::{
     bench::Bench,
     kube_ovn::Sequence,
     node::{BRIDGE, Datapath, NIC, Op, address},
-    wire::{PEER, SECOND, advert},
+    wire::{PEER, SECOND, advert, ms},
 };
 
 const OTHER: &str = "192.0.2.20/32";
@@ -21,23 +21,16 @@ fn configured() -> Bench {
     bench
 }
 
-fn goes_on(bench: &mut Bench, count: usize) {
-    for _ in 0..count {
-        bench.speak(150, SECOND);
-        bench.advance(SECOND);
-    }
-}
-
 #[test]
 fn an_owner_takes_along_what_it_has_and_does_not_name() {
     for (bridged, bearer) in [(false, NIC), (true, BRIDGE)] {
         let mut bench = configured();
         bench.begin();
-        goes_on(&mut bench, 2);
+        bench.go_on(150, 2);
         if bridged {
             bench.sequence(Sequence::Bind);
         }
-        goes_on(&mut bench, 2);
+        bench.go_on(150, 2);
         assert_eq!(bench.places(address(OTHER)), [bearer]);
         bench.kill_daemon();
         assert_eq!(bench.places(address(OTHER)), NOWHERE, "bridged: {bridged}");
@@ -50,7 +43,7 @@ fn what_an_owner_has_not_is_not_given_to_it() {
     let mut bench = configured();
     bench.node.apply(&Op::RemoveAddress(NIC.to_owned(), address(OTHER), 0));
     bench.begin();
-    goes_on(&mut bench, 10);
+    bench.go_on(150, 10);
     assert_eq!(bench.places(address(OTHER)), NOWHERE);
     assert!(bench.status().vips.iter().all(|vip| vip.address != address(OTHER).ip));
 }
@@ -70,7 +63,7 @@ fn another_router_has_nothing_to_do_with_it() {
     let mut bench = configured();
     bench.daemon.as_mut().unwrap().excluded[0].router_id += 1;
     bench.begin();
-    goes_on(&mut bench, 3);
+    bench.go_on(150, 3);
     bench.kill_daemon();
     assert_eq!(bench.places(address(OTHER)), [NIC]);
 }
@@ -79,7 +72,25 @@ fn another_router_has_nothing_to_do_with_it() {
 fn it_stays_with_a_daemon_that_owns_it_through_a_stop() {
     let mut bench = configured();
     bench.begin();
-    goes_on(&mut bench, 3);
+    bench.go_on(150, 3);
     bench.feed(Event::Stop);
     assert_eq!(bench.places(address(OTHER)), [NIC]);
+}
+
+/// On its way it is on no interface, as what the adverts name.
+#[test]
+fn it_is_not_forgotten_on_its_way() {
+    let steps = configured().steps(Sequence::Bind).len();
+    for done in 0..=steps {
+        let mut bench = configured();
+        bench.begin();
+        bench.go_on(150, 2);
+        let steps = bench.steps(Sequence::Bind);
+        bench.run(&steps[..done]);
+        bench.advance(ms(100));
+        bench.kill_daemon();
+        bench.run(&steps[done..]);
+        bench.advance(SECOND);
+        assert_eq!(bench.places(address(OTHER)), NOWHERE, "killed at step {done}");
+    }
 }

@@ -28,20 +28,13 @@ fn is_refused(bench: &mut Bench, sequence: u32, wanted: bool) {
     bench.feed(Event::Intent { intent });
 }
 
-fn goes_on(bench: &mut Bench, count: usize) {
-    for _ in 0..count {
-        bench.speak(250, SECOND);
-        bench.advance(SECOND);
-    }
-}
-
 #[test]
 fn an_owner_that_lacks_its_vip_gets_it_and_takes_it_along() {
     for (bridged, bearer) in [(false, NIC), (true, BRIDGE)] {
         let mut bench = without_vip(bridged);
-        goes_on(&mut bench, 1);
+        bench.go_on(250, 1);
         assert_eq!(bench.places(address(VIP)), NOWHERE, "it may be about to ask for it");
-        goes_on(&mut bench, 3);
+        bench.go_on(250, 3);
         assert_eq!(bench.places(address(VIP)), [bearer]);
         bench.kill_daemon();
         assert_eq!(bench.places(address(VIP)), NOWHERE, "bridged: {bridged}");
@@ -62,14 +55,14 @@ fn what_another_node_may_own_is_not_put_here() {
 fn what_the_owner_gave_up_is_not_put_here() {
     let mut bench = without_vip(false);
     is_refused(&mut bench, 1 << 17, false);
-    goes_on(&mut bench, 8);
+    bench.go_on(250, 8);
     assert_eq!(bench.places(address(VIP)), NOWHERE);
 }
 
 #[test]
 fn an_owner_that_falls_silent_gets_nothing() {
     let mut bench = without_vip(false);
-    goes_on(&mut bench, 1);
+    bench.go_on(250, 1);
     bench.advance(ms(20_000));
     assert_eq!(bench.places(address(VIP)), NOWHERE);
 }
@@ -77,7 +70,7 @@ fn an_owner_that_falls_silent_gets_nothing() {
 #[test]
 fn while_a_nic_is_on_its_way_nothing_is_put_anywhere() {
     let mut bench = without_vip(false);
-    goes_on(&mut bench, 1);
+    bench.go_on(250, 1);
     let steps = bench.steps(Sequence::Bind);
     bench.run(&steps[..steps.len() / 2]);
     let from = bench.log.len();

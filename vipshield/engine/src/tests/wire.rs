@@ -88,6 +88,14 @@ impl Bench {
         self.feed(heard(true, advert(NODE, priority, interval)));
     }
 
+    /// This many of the node's own, a second apart.
+    pub(super) fn go_on(&mut self, priority: u8, count: usize) {
+        for _ in 0..count {
+            self.speak(priority, SECOND);
+            self.advance(SECOND);
+        }
+    }
+
     /// This many adverts of the peer, each in its time.
     pub(super) fn hear(&mut self, count: u32, advert: &Advert) {
         for _ in 0..count {
