@@ -6,6 +6,7 @@
 
 mod borrow;
 mod cgroup;
+mod configured;
 mod errno;
 mod home;
 mod mark;

@@ -21,6 +21,7 @@ use vipshield_common::tasks::{TaskEvent, UNKNOWN};
 
 use super::{
     borrow::borrow,
+    configured::Configured,
     errno::{NEEDS_PTRACE, Says, of_proc},
     home::Homes,
     mark::is_marked,
@@ -36,10 +37,8 @@ use super::{
 use crate::{
     causes::passing,
     engine::{
-        CommandSocket, Daemon, Excluded, Family, Filter, MonitorSocket, Role, SocketId, Speaker,
-        VrrpSocket,
+        CommandSocket, Daemon, Family, Filter, MonitorSocket, Role, SocketId, Speaker, VrrpSocket,
     },
-    keepalived,
 };
 
 /// VRRP's protocol number (RFC 9568, section 5.1.1.4).
@@ -116,8 +115,7 @@ pub struct Scanner {
     guarded: BTreeMap<u64, u64>,
     /// Daemons found before: process id and start time, and the file that they execute.
     known: BTreeMap<(u32, u64), Option<Executable>>,
-    /// The VIPs that those have configured and name in no advert.
-    configured: BTreeMap<(u32, u64), Vec<Excluded>>,
+    configured: Configured,
     /// Processes with a daemon's executable.
     family: BTreeSet<u32>,
     /// The kernel's numbers of processes, which tracepoints tell, are those of /proc.
@@ -138,7 +136,7 @@ impl Scanner {
             privilege: Privilege::here()?,
             guarded: BTreeMap::new(),
             known: BTreeMap::new(),
-            configured: BTreeMap::new(),
+            configured: Configured::default(),
             family: BTreeSet::new(),
             is_numbered_alike: is_first_pid_namespace(),
             homes: Homes::default(),
@@ -239,7 +237,7 @@ impl Scanner {
         found.retain(|one| one.is_daemon);
         let mut daemons = originals(found);
         self.homes.find(daemons.iter_mut().map(|daemon| daemon.vrrp.as_mut_slice()))?;
-        self.configure(&mut daemons);
+        self.configured.fill(&mut daemons);
         self.family = family;
         self.known = daemons
             .iter()
@@ -257,27 +255,6 @@ impl Scanner {
         let gone = self.guarded.extract_if(.., |inode, _| !seen.contains(inode));
         let gone = gone.map(|(_, cookie)| cookie).collect();
         Ok(Looked { daemons, gone, died })
-    }
-
-    /// What the configuration of each has, which is read once: what it has the daemon do later, that asks for.
-    fn configure(&mut self, daemons: &mut [Daemon]) {
-        let mut configured = BTreeMap::new();
-        for daemon in daemons.iter_mut().filter(|daemon| daemon.role == Role::Vrrp) {
-            let who = (daemon.pid, daemon.start_time);
-            let excluded = self.configured.remove(&who).unwrap_or_else(|| {
-                let read =
-                    keepalived::configuration_of(daemon.pid, keepalived::MAX_CONFIGURATION_IN_LOOP);
-                let read = read.map(|configuration| keepalived::excluded(&configuration));
-                read.unwrap_or_else(|error| {
-                    let path = keepalived::path_of(daemon.pid);
-                    debug!("{} {}: {}: {error}", daemon.name, daemon.pid, path.display());
-                    Vec::new()
-                })
-            });
-            daemon.excluded.clone_from(&excluded);
-            configured.insert(who, excluded);
-        }
-        self.configured = configured;
     }
 
     fn look(&self, scope: Scope) -> Result<Vec<Found>, ScanError> {

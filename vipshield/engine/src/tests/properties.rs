@@ -15,6 +15,7 @@ use super::{
 
 /// Enough to meet what two or three changes do to one another, in a second or two.
 pub(super) fn cases(cases: u32) -> ProptestConfig {
+    let cases = cases * std::env::var("TIMES").map_or(1, |t| t.parse().unwrap());
     ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
