@@ -289,13 +289,10 @@ impl Play {
     /// Run a command on a host; what it starts ends with the lab.
     async fn shell(&self, on: On, command: &str) -> Result<()> {
         let program = Program::new("sh", "sh", self.lab.token());
-        let (host, command) = match on.node() {
-            Some(number) => {
-                let node = self.lab.node(number)?;
-                (&node.host, fill(command, &self.lab.config, &node.config, &node.dir))
-            }
-            None => (&self.lab.client, command.to_owned()),
-        };
+        // To the client the names of node1 mean what they mean there.
+        let node = self.lab.node(on.node().unwrap_or(0))?;
+        let command = fill(command, &self.lab.config, &node.config, &node.dir);
+        let host = if on.node().is_some() { &node.host } else { &self.lab.client };
         let program = program.args(["-euc", &command]).inside(&host.namespace);
         let output = program.output(SOON).await?;
         if !output.status.success() {

@@ -16,6 +16,7 @@ use crate::config::LabConfig;
 use crate::keepalived::Keepalived;
 use crate::lab::Lab;
 use crate::measure::Role;
+use crate::release::Release;
 use crate::sequence::Sequence;
 
 /// Without a first line that names an interpreter keepalived 2.2.7 cannot execute it (`ENOEXEC`): the child
@@ -66,6 +67,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 async fn leaving(context: Context) -> Runs {
     let mut config = LabConfig::new(context.datapath);
     config.check = Some(LEAVING.to_owned());
+    // The root of another release has none of the script's programs.
+    config.keepalived = Release::installed();
     let mut lab = Lab::build(config).await?;
     // As one that whoever started the lab left open.
     let open = fs::File::open("/proc/self/environ").context("a file that is left open")?;

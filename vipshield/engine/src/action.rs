@@ -63,8 +63,8 @@ pub enum Action {
         socket: VrrpSocket,
         /// The NIC it belongs to.
         nic: u32,
-        /// The interface to bind it to.
-        to: u32,
+        /// The interface to bind it to; none: it is let go of, and sends by whatever way there is.
+        to: Option<u32>,
     },
     /// Have VRRP sockets that daemons open anew for a NIC find its traffic, whatever it is called now.
     SetOpening {
@@ -336,8 +336,11 @@ impl fmt::Display for Action {
                 write!(f, "announcing {address} on interface {ifindex}")
             }
             Self::Speak { socket, .. } => write!(f, "choosing what {socket} may send from"),
-            Self::Rebind { socket, to, .. } => {
+            Self::Rebind { socket, to: Some(to), .. } => {
                 write!(f, "moving the VRRP socket {} to interface {to}", socket.id)
+            }
+            Self::Rebind { socket, to: None, nic } => {
+                write!(f, "letting the VRRP socket {} go of interface {nic}", socket.id)
             }
             Self::Carry { ifindex, new, .. } if new.is_empty() => {
                 write!(f, "ending the carry for interface {ifindex}")

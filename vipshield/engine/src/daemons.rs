@@ -59,6 +59,10 @@ impl Engine {
     /// and where a socket is bound to another interface the kernel accepts that only if the destination names
     /// the NIC as well, as it does since keepalived 2.2.5 (`ip6_datagram_send_ctl` in `net/ipv6/datagram.c`).
     /// What one of them is bound to must be there, that is all.
+    ///
+    /// To single peers the way is the bridge then, and a socket that is bound has no other than its interface's
+    /// (`RT6_LOOKUP_F_IFACE` of `ip6_route_output_flags` in `net/ipv6/route.c`): its adverts fail (ENETUNREACH). So it is
+    /// let go of, as keepalived 2.0 has it at any time.
     pub(super) fn rebind(&mut self) {
         let mut wanted = Vec::new();
         for nic in self.nics.values() {
@@ -73,12 +77,24 @@ impl Engine {
                     !self.world.has_link(bound)
                         && home.map_or(self.nics.len() == 1, |home| home == nic.ifindex)
                 };
+                if socket.sends_to_peers() {
+                    let is_home = to == nic.ifindex;
+                    let astray = match socket.bound {
+                        Some(bound) => nic.bearers.contains(&bound) || orphan(bound),
+                        None => is_home && self.was_let_go(socket, nic),
+                    };
+                    let to = Some(nic.ifindex).filter(|_| is_home);
+                    if astray && socket.bound != to {
+                        wanted.push(Action::Rebind { socket: *socket, nic: nic.ifindex, to });
+                    }
+                    continue;
+                }
                 // While names are exchanged, a daemon that opens its sockets anew may bind them to
                 // the one interface, and join VRRP's group on the other some moments later.
                 let is_member_elsewhere =
                     socket.home.is_some_and(|home| home != to && nic.bearers.contains(&home));
                 let unplaced = (to != nic.ifindex || is_member_elsewhere)
-                    && self.placed.get(&socket.id) != Some(&(to, socket.home));
+                    && self.placed.get(&socket.id) != Some(&(Some(to), socket.home));
                 let stays = socket.sends && socket.family == Family::Ipv6;
                 let to = if stays { nic.ifindex } else { to };
                 if socket.bound.is_some_and(|bound| {
@@ -89,13 +105,20 @@ impl Engine {
                     };
                     astray && (nic.bearers.contains(&bound) || orphan(bound))
                 }) {
-                    wanted.push(Action::Rebind { socket: *socket, nic: nic.ifindex, to });
+                    wanted.push(Action::Rebind { socket: *socket, nic: nic.ifindex, to: Some(to) });
                 }
             }
         }
         for action in wanted {
             self.want(action);
         }
+    }
+
+    /// Whether a socket that is bound to no interface was let go of by vipshield, and was one of this NIC.
+    fn was_let_go(&self, socket: &VrrpSocket, nic: &Nic) -> bool {
+        let made = self.made.get(&socket.id).copied().flatten();
+        matches!(self.placed.get(&socket.id), Some((None, _)))
+            && made.map_or(self.nics.len() == 1, |made| nic.bearers.contains(&made))
     }
 
     /// IPv6 VRRP sockets may send from an address that their NIC does not have, as IPv4 ones may, whose packets

@@ -227,7 +227,7 @@ impl Engine {
                     .filter(|made| nic.bearers.contains(made) && self.world.has_link(*made));
                 let to = made.unwrap_or(ifindex);
                 if socket.bound.is_some_and(|b| b != to && nic.bearers.contains(&b)) {
-                    last.push(Action::Rebind { socket: *socket, nic: ifindex, to });
+                    last.push(Action::Rebind { socket: *socket, nic: ifindex, to: Some(to) });
                 }
             }
             let is_its = |setting: &Setting| {

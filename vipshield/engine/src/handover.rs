@@ -39,7 +39,7 @@ pub struct Handover {
     #[serde(with = "pairs")]
     made: BTreeMap<SocketId, Option<u32>>,
     #[serde(with = "pairs")]
-    placed: BTreeMap<SocketId, (u32, Option<u32>)>,
+    placed: BTreeMap<SocketId, (Option<u32>, Option<u32>)>,
     speaking: BTreeSet<SocketId>,
     takers: BTreeMap<u32, BTreeSet<u32>>,
     unserved: BTreeMap<u32, Duration>,
@@ -51,7 +51,7 @@ pub struct Handover {
 
 impl Handover {
     /// A layout that is not this one is not looked at.
-    pub const VERSION: u32 = 2;
+    pub const VERSION: u32 = 3;
 
     /// So many things of like size are in it: NICs, daemons and VIPs.
     pub(super) fn size(&self) -> usize {

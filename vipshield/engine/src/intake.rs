@@ -426,7 +426,7 @@ impl Engine {
                     .get_mut(&socket.id.pid)
                     .and_then(|daemon| daemon.vrrp.iter_mut().find(|vrrp| vrrp.id == socket.id))
                 {
-                    found.bound = Some(*to);
+                    found.bound = *to;
                 }
             }
             Action::SetPolicy { .. }

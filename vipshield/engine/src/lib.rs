@@ -158,8 +158,9 @@ pub struct Engine {
     /// Where VRRP sockets were bound when they were first seen; none for those that an earlier
     /// vipshield may have moved.
     made: BTreeMap<SocketId, Option<u32>>,
-    /// Where VRRP sockets were put, and where they were known to be members of VRRP's group by then.
-    placed: BTreeMap<SocketId, (u32, Option<u32>)>,
+    /// Where VRRP sockets were put, none if on no interface, and where they were known to be members of VRRP's group
+    /// by then.
+    placed: BTreeMap<SocketId, (Option<u32>, Option<u32>)>,
     /// What daemons know of names.
     names: Names,
     /// None if the last look at the daemons did not fail.

@@ -6,6 +6,7 @@ mod firewall;
 mod hazards;
 mod keepalived;
 mod kernel;
+mod limits;
 mod network;
 mod others;
 mod process;

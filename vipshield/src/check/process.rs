@@ -4,7 +4,7 @@ use std::{fs, io, os::unix::fs::MetadataExt as _};
 
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 
-use super::Finding;
+use super::{Finding, limits};
 
 const GROUP: &str = "process";
 
@@ -69,6 +69,7 @@ pub(super) fn own() -> Vec<Finding> {
     let mut findings = capabilities(status.effective);
     findings.push(user_namespace(namespaces()));
     findings.push(seccomp(status.seccomp, &duplicate_own_descriptor()));
+    findings.push(limits::finding());
     findings
 }
 

@@ -46,13 +46,18 @@ pub enum CgroupError {
 
 /// Opens the directory of the control group that a process is in.
 pub fn cgroup(pid: u32) -> Result<File, CgroupError> {
+    let directory = cgroup_directory(pid)?;
+    File::open(&directory).map_err(|_| CgroupError::Unseen { pid, group: directory })
+}
+
+/// The directory of the control group that a process is in.
+pub fn cgroup_directory(pid: u32) -> Result<PathBuf, CgroupError> {
     let path = PathBuf::from(format!("/proc/{pid}/cgroup"));
     let lines =
         fs::read_to_string(&path).map_err(|source| CgroupError::Process { path, source })?;
     let group = unified(&lines).ok_or(CgroupError::None(pid))?;
     let found = candidates(pid, group).into_iter().find(|directory| lists(directory, pid));
-    let open = found.and_then(|directory| File::open(directory).ok());
-    open.ok_or_else(|| CgroupError::Unseen { pid, group: group.to_owned() })
+    found.ok_or_else(|| CgroupError::Unseen { pid, group: group.to_owned() })
 }
 
 /// The path in the hierarchy of version 2, whose line in `/proc/PID/cgroup` begins with `0::`.

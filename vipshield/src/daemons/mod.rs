@@ -22,7 +22,7 @@ mod wanted;
 
 pub use self::{
     borrow::{BorrowError, borrow},
-    cgroup::{CgroupError, cgroup},
+    cgroup::{CgroupError, cgroup, cgroup_directory},
     home::{home, is_port},
     mark::{Mark, is_marked, set_mark},
     membership::{Membership, all as all_memberships, is_member, of as memberships, usual_groups},
@@ -32,7 +32,7 @@ pub use self::{
     scan::{Kin, Looked, Scanner, Scope},
     socket::{
         AttachedFilter, SocketError, attached_filter, cookie, detach_filter,
-        network_namespace_cookie, port, rebind, resync_link, speak_from_anywhere,
+        network_namespace_cookie, port, rebind, rebind_sender, resync_link, speak_from_anywhere,
     },
     wanted::Wanted,
 };

@@ -472,7 +472,7 @@ impl Scanner {
                 let family =
                     if domain == AddressFamily::INET { Family::Ipv4 } else { Family::Ipv6 };
                 let bound = bound(socket)?;
-                let multicast = if bound.is_none() { multicast(socket, family)? } else { None };
+                let multicast = multicast(socket, family)?;
                 let sends = attached_filter(socket)? == AttachedFilter::Nothing;
                 let (home, group) = (None, None);
                 daemon.vrrp.push(VrrpSocket { id, family, bound, home, multicast, group, sends });

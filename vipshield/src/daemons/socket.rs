@@ -180,6 +180,13 @@ pub fn rebind(
     Ok(())
 }
 
+/// Binds a socket that sends to single peers to an interface, or to none: it is a member of no group, and has no
+/// interface for multicast.
+pub fn rebind_sender(socket: impl AsFd, to: Option<u32>) -> Result<(), SocketError> {
+    sockopt::set(socket, libc::SOL_SOCKET, SO_BINDTOIFINDEX, &to.unwrap_or(0))
+        .map_err(failed("SO_BINDTOIFINDEX"))
+}
+
 /// Has a socket receive what comes in on this interface, and of multicast what it has joined itself: as
 /// keepalived has it (`IP_MULTICAST_ALL`, and for IPv6 since Linux 4.20 `IPV6_MULTICAST_ALL`).
 pub(super) fn receive_on(

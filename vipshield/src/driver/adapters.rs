@@ -175,9 +175,14 @@ impl Adapters<'_> {
             }
             Action::Rebind { socket, nic, to } => {
                 let VrrpSocket { id, family, bound, home, .. } = *socket;
-                let from: Vec<u32> = bound.into_iter().chain(home).collect();
-                let groups = scanner.groups();
-                daemons::rebind(daemons::borrow(id)?, family, &from, *to, *nic, &groups)?;
+                let duplicate = daemons::borrow(id)?;
+                match to {
+                    Some(to) if !socket.sends_to_peers() => {
+                        let from: Vec<u32> = bound.into_iter().chain(home).collect();
+                        daemons::rebind(&duplicate, family, &from, *to, *nic, &scanner.groups())?;
+                    }
+                    to => daemons::rebind_sender(&duplicate, *to)?,
+                }
             }
             Action::Speak { socket, from_anywhere } => {
                 daemons::speak_from_anywhere(daemons::borrow(*socket)?, *from_anywhere)?;

@@ -35,7 +35,8 @@ impl Bench {
                 }
                 return Ok(self.broadcast(&messages));
             }
-            Action::Rebind { socket, to, .. } => {
+            Action::Rebind { to: None, .. } => return Err("nothing here sends to IPv6 peers"),
+            Action::Rebind { socket, to: Some(to), .. } => {
                 if !self.node.links.contains_key(to) {
                     return Err("ENODEV");
                 }

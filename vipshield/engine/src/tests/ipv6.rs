@@ -367,31 +367,65 @@ fn a_vipshield_that_ends_leaves_a_link_local_vip_where_it_found_it() {
     assert_eq!(moves(&wanted), [(address(LOCAL_VIP), BRIDGE_INDEX, NIC_INDEX)]);
 }
 
+/// Which sockets are moved, and to where.
+fn moved(wanted: &[Action]) -> Vec<(i32, Option<u32>)> {
+    let of = |action: &Action| match action {
+        Action::Rebind { socket, to, .. } => Some((socket.id.fd, *to)),
+        _ => None,
+    };
+    wanted.iter().filter_map(of).collect()
+}
+
+/// As a scan finds the socket that receives, and the one that sends.
+fn found(bound: [Option<u32>; 2], multicast: Option<u32>) -> Event {
+    let mut daemon = daemon();
+    for (socket, bound) in daemon.vrrp.iter_mut().zip(bound) {
+        (socket.bound, socket.multicast) = (bound, multicast.filter(|_| socket.sends));
+    }
+    Event::Daemons { daemons: vec![daemon] }
+}
+
 /// keepalived names the NIC in each advert that it sends: a socket that is bound elsewhere may not send that
 /// without a scope in the destination, which it gives since 2.2.5.
 #[test]
 fn a_socket_that_only_sends_stays_on_the_nic() {
+    let (here, there) = (Some(NIC_INDEX), Some(BRIDGE_INDEX));
     let mut six = Six::guarding(&[OWN, LOCAL]);
-    let moved = |wanted: &[Action]| {
-        let of = |action: &Action| match action {
-            Action::Rebind { socket, to, .. } => Some((socket.id.fd, *to)),
-            _ => None,
-        };
-        wanted.iter().filter_map(of).collect::<Vec<_>>()
-    };
-    assert_eq!(moved(&six.enslave(&[OWN])), [(5, BRIDGE_INDEX)]);
-    let bound = |on: [u32; 2]| {
-        let mut daemon = daemon();
-        let sockets = daemon.vrrp.iter_mut().zip(on);
-        sockets.for_each(|(socket, on)| socket.bound = Some(on));
-        Event::Daemons { daemons: vec![daemon] }
-    };
-    assert_eq!(moved(&six.feed(bound([BRIDGE_INDEX, NIC_INDEX]))), []);
+    six.feed(found([here, here], here));
+    assert_eq!(moved(&six.enslave(&[OWN])), [(5, there)]);
+    assert_eq!(moved(&six.feed(found([there, here], here))), []);
     // Its daemon began anew and took the bridge for its NIC, or a vipshield moved it: so it may send.
-    assert_eq!(moved(&six.feed(bound([BRIDGE_INDEX, BRIDGE_INDEX]))), []);
+    assert_eq!(moved(&six.feed(found([there, there], there))), []);
     six.feed(Event::Link { link: nic(None) });
-    let wanted = six.feed(bound([NIC_INDEX, BRIDGE_INDEX]));
-    assert_eq!(moved(&wanted), [(SENDS, NIC_INDEX)], "the bridge is about to go");
+    let wanted = six.feed(found([here, there], there));
+    assert_eq!(moved(&wanted), [(SENDS, here)], "the bridge is about to go");
+}
+
+/// Bound, it would have no way but the NIC's to peers that the bridge leads to.
+#[test]
+fn a_socket_that_sends_to_peers_is_let_go_of_while_the_nic_is_a_port() {
+    let (here, there) = (Some(NIC_INDEX), Some(BRIDGE_INDEX));
+    let mut six = Six::guarding(&[OWN, LOCAL]);
+    six.feed(found([here, here], None));
+    assert_eq!(moved(&six.enslave(&[OWN])), [(5, there), (SENDS, None)]);
+    assert_eq!(moved(&six.feed(found([there, None], None))), []);
+    // Opened anew by its daemon, on the one or the other.
+    for bound in [here, there] {
+        assert_eq!(moved(&six.feed(found([there, bound], None))), [(SENDS, None)]);
+    }
+    let wanted = six.feed(Event::Link { link: nic(None) });
+    assert_eq!(moved(&wanted), [(5, here), (SENDS, here)]);
+    assert_eq!(moved(&six.feed(found([here, here], None))), []);
+}
+
+/// keepalived 2.0 never bound it; a vipshield that was killed may have let it go. So it sends wherever the NIC is.
+#[test]
+fn a_socket_that_sends_to_peers_and_was_found_unbound_stays_so() {
+    let (here, there) = (Some(NIC_INDEX), Some(BRIDGE_INDEX));
+    let mut six = Six::with(&[OWN, LOCAL]);
+    assert_eq!(moved(&six.feed(found([here, None], None))), []);
+    assert_eq!(moved(&six.enslave(&[OWN])), [(5, there)]);
+    assert_eq!(moved(&six.feed(Event::Link { link: nic(None) })), [(5, here)]);
 }
 
 /// keepalived up to 2.0.20 binds none that it sends from: what it may send from is told by where it sends.

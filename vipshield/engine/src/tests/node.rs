@@ -115,8 +115,8 @@ pub(super) struct Node {
     pub(super) datapath: Datapath,
     pub(super) links: BTreeMap<u32, Link>,
     pub(super) addresses: BTreeMap<u32, BTreeSet<Address>>,
-    /// Open vSwitch's bridge of each port.
-    bridge_of: BTreeMap<u32, u32>,
+    /// The bridge of each port, which Open vSwitch does not tell.
+    pub(super) bridge_of: BTreeMap<u32, u32>,
     unplugged: BTreeSet<u32>,
     next_index: u32,
 }

@@ -13,10 +13,12 @@ use super::{
     told::{addresses, an_event},
 };
 
-/// Enough to meet what two or three changes do to one another, in a second or two.
+/// Enough to meet what two or three changes do to one another, in a second or two; `VIPSHIELD_CASES=100` tries a hundred
+/// times as many.
 pub(super) fn cases(cases: u32) -> ProptestConfig {
-    let cases = cases * std::env::var("TIMES").map_or(1, |t| t.parse().unwrap());
-    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+    let times = std::env::var("VIPSHIELD_CASES").ok();
+    let times: u32 = times.map_or(1, |times| times.parse().expect("VIPSHIELD_CASES is a number"));
+    ProptestConfig { cases: cases * times, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {
@@ -259,10 +261,8 @@ proptest! {
                     let on = bench.node.addresses.get(&ifindex).into_iter().flatten();
                     let mut on = on.filter(|it| !it.is_link_local() && **it != address(VIP));
                     let ports = || {
-                        let mut links = bench.node.links.values();
-                        links.any(|link| {
-                            link.master == Some(ifindex) && !guarded.contains(&link.ifindex)
-                        })
+                        let mut ports = bench.node.bridge_of.iter();
+                        ports.any(|(port, bridge)| *bridge == ifindex && !guarded.contains(port))
                     };
                     match on.clone().next() {
                         Some(_) => on.any(|it| belongs.contains(&&it.to_string())),

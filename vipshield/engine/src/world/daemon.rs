@@ -109,7 +109,7 @@ pub struct VrrpSocket {
     pub bound: Option<u32>,
     /// Where its daemon made it, whoever moved it since: known by a membership in VRRP's group.
     pub home: Option<u32>,
-    /// The interface that its multicast goes to, if it is bound to none: told of IPv6 only.
+    /// The interface that its multicast goes to: told of IPv6 only.
     #[serde(default)]
     pub multicast: Option<u32>,
     /// The multicast group that it has joined, where its daemon made it or elsewhere.
@@ -118,6 +118,15 @@ pub struct VrrpSocket {
     /// It only sends: its daemon lets nothing be received on it.
     #[serde(default)]
     pub sends: bool,
+}
+
+impl VrrpSocket {
+    /// Whether IPv6 adverts to single peers (`unicast_peer`) are sent from it: keepalived gives it no interface for
+    /// multicast, as it does all others that send.
+    #[must_use]
+    pub fn sends_to_peers(&self) -> bool {
+        self.sends && self.family == Family::Ipv6 && self.multicast.is_none()
+    }
 }
 
 /// A guarded process.
