@@ -13,9 +13,11 @@ pub(crate) const RTM_DELLINK: u16 = 17;
 pub(crate) const RTM_NEWADDR: u16 = 20;
 pub(crate) const RTM_DELADDR: u16 = 21;
 pub(crate) const RTM_DELROUTE: u16 = 25;
-/// The main table of routes, and who makes those of keepalived's (`RTPROT_KEEPALIVED`, since keepalived 2.0).
+/// The main table of routes, and who makes those of keepalived's: `RTPROT_KEEPALIVED`, which is Linux's since 4.20, and
+/// what keepalived 2.0 took before it knew of that (seen of 2.0.19).
 pub(crate) const RT_TABLE_MAIN: u8 = 254;
 pub(crate) const RTPROT_KEEPALIVED: u8 = 18;
+pub(crate) const RTPROT_KEEPALIVED_2_0: u8 = 112;
 /// `linux/netlink.h`: a request, an answer to one, and part of an answer to a dump.
 pub(crate) const NLM_F_REQUEST: u16 = 1;
 pub(crate) const NLMSG_ERROR: u16 = 2;

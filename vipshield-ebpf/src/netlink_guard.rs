@@ -36,8 +36,8 @@ use crate::{
     netlink::{
         AF_BRIDGE, AF_INET6, ATTRIBUTE, AddressMessage, Attribute, HEADER, Header, IFF_RUNNING,
         IFF_UP, LinkMessage, NLA_TYPE_MASK, NLM_F_MULTI, RT_TABLE_MAIN, RTM_DELADDR, RTM_DELLINK,
-        RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, RTPROT_KEEPALIVED, RouteMessage, align, leads,
-        local_address,
+        RTM_DELROUTE, RTM_NEWADDR, RTM_NEWLINK, RTPROT_KEEPALIVED, RTPROT_KEEPALIVED_2_0,
+        RouteMessage, align, leads, local_address,
     },
     skb::load,
 };
@@ -185,8 +185,10 @@ fn look_at_link(skb: &SkBuffContext, report: &mut GuardReport) -> u32 {
 /// Of others keepalived knows nothing, and of those in other tables nobody makes them anew.
 #[inline(always)]
 fn is_keepalived_s(skb: &SkBuffContext) -> bool {
-    load::<RouteMessage>(skb, HEADER)
-        .is_some_and(|route| route.protocol == RTPROT_KEEPALIVED && route.table == RT_TABLE_MAIN)
+    load::<RouteMessage>(skb, HEADER).is_some_and(|route| {
+        (route.protocol == RTPROT_KEEPALIVED || route.protocol == RTPROT_KEEPALIVED_2_0)
+            && route.table == RT_TABLE_MAIN
+    })
 }
 
 #[inline(always)]

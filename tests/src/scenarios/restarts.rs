@@ -58,13 +58,19 @@ impl Anew {
     ) -> Result<Instant> {
         match self {
             Self::Respawned => {
-                let running = running.as_ref().context("keepalived does not run")?;
+                let running = running.as_mut().context("keepalived does not run")?;
                 let before = running.vrrp_child()?;
                 let since = clock::now();
                 kill(before, Signal::SIGKILL).context("keepalived's VRRP process")?;
                 let limit = Duration::from_secs(5);
-                clock::until("another VRRP process", limit, async || {
-                    Ok(running.vrrp_child().is_ok_and(|pid| pid != before).then_some(()))
+                // 2.0 and 2.3.4 end where no interface has the configured name.
+                let mut is_over = || {
+                    let has_ended = !running.running();
+                    has_ended || running.vrrp_child().is_ok_and(|pid| pid != before)
+                };
+                clock::until("another VRRP process", limit, || {
+                    let is_over = is_over();
+                    async move { Ok(is_over.then_some(())) }
                 })
                 .await?;
                 Ok(since)
