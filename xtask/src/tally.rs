@@ -1,5 +1,6 @@
 //! Counting what passed, and naming what did not.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::iter::Sum;
 use std::ops::Add;
@@ -7,8 +8,16 @@ use std::ops::Add;
 /// So much is repeated of what a check that failed had to say: lines, and characters of each. A property's least input
 /// has many lines, and without it a failure that luck found is lost.
 const WORDS: (usize, usize) = (80, 300);
-/// Nothing behind these words tells why.
-const END: &str = "stack backtrace:";
+/// Before a property's least input.
+const LEAST: &str = "minimal failing input";
+
+/// Whether a line is one of a backtrace, which tells nothing that the words before it do not. A property has one for each
+/// input that failed, and its words behind them.
+fn is_of_backtrace(line: &str) -> bool {
+    let number = line.split(':').next().unwrap_or_default();
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+        || ["stack backtrace:", "at ", "note: "].iter().any(|begin| line.starts_with(begin))
+}
 
 /// How many checks passed, failed, and could not run here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,6 +81,7 @@ fn failures(lines: &[String]) -> Vec<String> {
     let short = |words: &str| words.chars().take(longest).collect::<String>();
     let mut all = Vec::new();
     let mut left = 0;
+    let mut said = HashSet::new();
     for line in lines {
         let begins = line.strip_prefix("---- ").and_then(|name| name.strip_suffix(" ----"));
         let failed =
@@ -80,14 +90,20 @@ fn failures(lines: &[String]) -> Vec<String> {
             (Some(name), _) => {
                 all.push(name.to_owned());
                 left = most;
+                said.clear();
             }
             (None, Some(failed)) => all.push(short(failed.trim_start_matches("FAILED "))),
-            (None, None) if line.trim() == END => left = 0,
-            (None, None) if left > 0 && !line.trim().is_empty() => {
-                left -= 1;
-                if let Some(last) = all.last_mut() {
+            (None, None)
+                if left > 0 && !line.trim().is_empty() && !is_of_backtrace(line.trim()) =>
+            {
+                let line = short(line.trim());
+                // What failed the same way for one input after the other; the least of them is told as it is.
+                let is_new = |all: &&mut String| all.contains(LEAST) || !said.contains(&line);
+                if let Some(last) = all.last_mut().filter(is_new) {
+                    left -= 1;
                     last.push_str("\n    ");
-                    last.push_str(&short(line.trim()));
+                    last.push_str(&line);
+                    said.insert(line);
                 }
             }
             (None, None) => {}
@@ -154,10 +170,15 @@ mod tests {
     fn what_failed_is_named_with_its_words() {
         let output = lines(
             "test a word is read ... FAILED\n\nfailures:\n\n---- a word is read ----\nno word\n\n\
-             stack backtrace:\n 0: core\nfailures:\n    a word is read\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured\n",
+             stack backtrace:\n 0: core\n    at a.rs\nno word\nminimal failing input: [\n x,\n x,\n]\n\nfailures:\n    a word is read\n\ntest result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured\n",
         );
         let named = Tally::of_run(&output, false).failures;
-        assert_eq!(named, ["a word is read\n    no word"]);
+        assert!(
+            named[0].starts_with(
+                "a word is read\n    no word\n    minimal failing input: [\n    x,\n    x,\n    ]"
+            ),
+            "{named:?}"
+        );
         let output = lines(
             "said by another; FAILED bind [bridge, 9.4 s] (why)\n0 passed, 1 failed, 0 skipped\n",
         );

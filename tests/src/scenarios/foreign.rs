@@ -16,6 +16,7 @@ use crate::config::LabConfig;
 use crate::forge::{Advert, Forger, Version};
 use crate::lab::Lab;
 use crate::measure::{Role, Witnesses};
+use crate::release::Release;
 use crate::sequence::Sequence;
 
 /// Not the lab's.
@@ -60,6 +61,8 @@ impl Difference {
         // Without it keepalived puts off its own next advert with each that it does not heed, and an owner is
         // silent beside a router of the same pace (`vrrp_init_instance_sands`), vipshield or none.
         each(&mut config, |instance| instance.options.push("lower_prio_no_advert".to_owned()));
+        // Since 2.3.3 it heeds other addresses, too.
+        config.keepalived = Release::installed();
         if matches!(self, Self::Password) {
             let block = "authentication {\n    auth_type PASS\n    auth_pass ours\n  }";
             each(&mut config, |instance| instance.options.push(block.to_owned()));

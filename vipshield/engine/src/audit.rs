@@ -35,8 +35,25 @@ pub(super) struct Audit {
 #[derive(Clone, Copy, Debug)]
 struct Since {
     at: Duration,
+    /// How long it may be, as the rules have it now.
+    deadline: Duration,
+    /// When they should know: not before it was due, where a phase with a shorter deadline has begun meanwhile.
+    due: Duration,
     /// It has been for too long, and was counted.
     counted: bool,
+}
+
+impl Since {
+    const fn now(now: Duration) -> Self {
+        Self { at: now, deadline: Duration::MAX, due: Duration::MAX, counted: false }
+    }
+
+    fn follow(&mut self, deadline: Duration, now: Duration) {
+        if self.deadline != deadline {
+            self.deadline = deadline;
+            self.due = self.at.saturating_add(deadline).max(now);
+        }
+    }
 }
 
 impl Audit {
@@ -56,7 +73,7 @@ impl Engine {
             self.nics.values().flat_map(|nic| self.contradictions(nic)).collect()
         };
         for what in &found {
-            self.audit.untrue.entry(*what).or_insert(Since { at: now, counted: false });
+            self.audit.untrue.entry(*what).or_insert(Since::now(now));
         }
         let mut overdue = Vec::new();
         let mut untrue = std::mem::take(&mut self.audit.untrue);
@@ -64,9 +81,10 @@ impl Engine {
             let Some(nic) = self.nics.get(ifindex) else { continue };
             let patience = self.patience(*ifindex).deadline;
             let deadline = self.deadlines(nic, patience).of(*address);
-            let took = now.saturating_sub(since.at);
-            if took >= deadline.saturating_add(SLACK) && !since.counted {
+            since.follow(deadline, now);
+            if now >= since.due.saturating_add(SLACK) && !since.counted {
                 since.counted = true;
+                let took = now.saturating_sub(since.at);
                 overdue.push((nic.name.clone(), *address, took, deadline));
             }
         }
@@ -88,12 +106,7 @@ impl Engine {
     /// When something will have been untrue for too long.
     pub(super) fn next_overdue(&self) -> Option<Duration> {
         let uncounted = self.audit.untrue.iter().filter(|(_, since)| !since.counted);
-        let due = uncounted.filter_map(|((ifindex, address), since)| {
-            let nic = self.nics.get(ifindex)?;
-            let deadline = self.deadlines(nic, self.patience(*ifindex).deadline).of(*address);
-            Some(since.at.saturating_add(deadline).saturating_add(SLACK))
-        });
-        due.min()
+        uncounted.map(|(_, since)| since.due.saturating_add(SLACK)).min()
     }
 
     /// What daemons take to be otherwise than it is about a NIC.

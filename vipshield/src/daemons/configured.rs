@@ -116,7 +116,7 @@ fn hear(reading: &Receiver<Found>, patience: Duration, daemon: &Daemon) -> Optio
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
+    use std::{sync::Mutex, time::Instant};
 
     use super::*;
 
@@ -142,18 +142,25 @@ mod tests {
         }
     }
 
-    /// Looks until it is known, or for so long.
-    fn known(configured: &mut Configured, pid: u32, times: usize) -> Option<Vec<Excluded>> {
-        for _ in 0..times {
-            let mut daemons = [daemon(pid)];
-            configured.fill(&mut daemons);
-            let [daemon] = daemons;
-            if matches!(configured.daemons.get(&(pid, 0)), Some(State::Known(_))) {
-                return Some(daemon.excluded);
+    /// What one look finds, if it is known by then.
+    fn look(configured: &mut Configured, pid: u32) -> Option<Vec<Excluded>> {
+        let mut daemons = [daemon(pid)];
+        configured.fill(&mut daemons);
+        let [daemon] = daemons;
+        let state = configured.daemons.get(&(pid, 0));
+        matches!(state, Some(State::Known(_))).then_some(daemon.excluded)
+    }
+
+    /// What is known in the end.
+    fn known(configured: &mut Configured, pid: u32) -> Option<Vec<Excluded>> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let found = look(configured, pid);
+            if found.is_some() || Instant::now() > deadline {
+                return found;
             }
-            thread::sleep(Duration::from_millis(1));
+            thread::yield_now();
         }
-        None
     }
 
     #[test]
@@ -166,11 +173,11 @@ mod tests {
         let held = SERVER.lock();
         // One daemon after the other, as under who starts it again and again.
         for pid in 1..=20 {
-            assert_eq!(known(&mut configured, pid, 2), None);
+            assert_eq!(look(&mut configured, pid), None);
         }
         assert_eq!(Arc::strong_count(&configured.readers), 1 + MAX_READERS);
         drop(held);
-        assert_eq!(known(&mut configured, 20, 10_000), Some(vec![vip()]));
+        assert_eq!(known(&mut configured, 20), Some(vec![vip()]));
     }
 
     #[test]
@@ -179,10 +186,10 @@ mod tests {
             1 => Err(io::ErrorKind::NotFound.into()),
             _ => Ok(vec![vip()]),
         });
-        assert_eq!(known(&mut configured, 1, 10_000), Some(Vec::new()));
-        assert_eq!(known(&mut configured, 2, 10_000), Some(vec![vip()]));
+        assert_eq!(known(&mut configured, 1), Some(Vec::new()));
+        assert_eq!(known(&mut configured, 2), Some(vec![vip()]));
         configured.read = |_| Ok(Vec::new());
-        assert_eq!(known(&mut configured, 2, 1), Some(vec![vip()]));
+        assert_eq!(look(&mut configured, 2), Some(vec![vip()]));
         // Another process with its number.
         let mut other = [Daemon { start_time: 1, ..daemon(2) }];
         configured.fill(&mut other);

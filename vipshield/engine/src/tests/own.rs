@@ -218,6 +218,21 @@ fn a_pattern_chooses_among_what_daemons_use() {
     assert_eq!(guarded(&["*"]), [NIC], "the daemon's, and no other");
 }
 
+/// What is due sooner in a phase that begins now is not overdue for what was before it.
+#[test]
+fn a_phase_in_which_it_is_told_sooner_makes_nothing_overdue() {
+    let scope = Scope { phases: [Phase::Down].into(), ..Scope::default() };
+    let rules = tell(Truth::Link, Duration::ZERO, scope);
+    let steps = ready_for(Sequence::Unexchange, Datapath::Bridge).steps(Sequence::Unexchange);
+    for stopped in 0..steps.len() {
+        let mut bench = ready_for(Sequence::Unexchange, Datapath::Bridge);
+        configure(&mut bench, Config { rules: rules.clone(), ..engine().config });
+        bench.run(&steps[..stopped]);
+        // The bench looks at what was overdue.
+        bench.advance(5 * DEADLINE);
+    }
+}
+
 fn some_rules() -> impl Strategy<Value = OwnRules> {
     let scope = (
         select(vec![None, Some("ens*"), Some("eno1")]),
