@@ -35,9 +35,7 @@ pub(super) struct Audit {
 #[derive(Clone, Copy, Debug)]
 struct Since {
     at: Duration,
-    /// How long it may be, as the rules have it now.
-    deadline: Duration,
-    /// When they should know: not before it was due, where a phase with a shorter deadline has begun meanwhile.
+    /// When they should know.
     due: Duration,
     /// It has been for too long, and was counted.
     counted: bool,
@@ -45,14 +43,12 @@ struct Since {
 
 impl Since {
     const fn now(now: Duration) -> Self {
-        Self { at: now, deadline: Duration::MAX, due: Duration::MAX, counted: false }
+        Self { at: now, due: Duration::MAX, counted: false }
     }
 
+    /// A deadline that has become shorter meanwhile holds from now on, and puts off nothing that was due before.
     fn follow(&mut self, deadline: Duration, now: Duration) {
-        if self.deadline != deadline {
-            self.deadline = deadline;
-            self.due = self.at.saturating_add(deadline).max(now);
-        }
+        self.due = self.at.saturating_add(deadline).max(now.min(self.due));
     }
 }
 
@@ -131,5 +127,29 @@ impl Engine {
             told.filter(|address| fails(&Action::ReplayRemoval { ifindex, address: *address }));
         let link = link.map(|_: &Link| (ifindex, None));
         link.into_iter().chain(believed.chain(untold).map(|it| (ifindex, Some(it)))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_that_alternate_put_nothing_off() {
+        let ms = Duration::from_millis;
+        let mut since = Since::now(ms(1000));
+        for (now, deadline, due) in [
+            (1000, 1900, 2900),
+            (1500, 0, 1500),
+            (1600, 0, 1500),
+            (1700, 1900, 2900),
+            (2000, 0, 2000),
+            (2100, 1900, 2900),
+            (3500, 0, 2900),
+            (4000, 1900, 2900),
+        ] {
+            since.follow(ms(deadline), ms(now));
+            assert_eq!(since.due, ms(due), "at {now} ms");
+        }
     }
 }

@@ -34,10 +34,21 @@ impl Limit {
 
 /// The limit of this process's group, or of one that it is in: the least.
 pub(super) fn finding() -> Finding {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    if is_of_version_1(&groups) {
+        let text = "control groups of version 1 have the limits here, and are not looked at";
+        return Finding::skip(GROUP, NAME, text);
+    }
     match cgroup_directory(std::process::id()) {
         Ok(directory) => judge(least(&directory).as_ref()),
         Err(error) => Finding::skip(GROUP, NAME, error.to_string()),
     }
+}
+
+/// Whether another hierarchy than that of version 2 limits processor time (`cgroups(7)`).
+fn is_of_version_1(groups: &str) -> bool {
+    let mut hierarchies = groups.lines().filter_map(|line| line.split(':').nth(1));
+    hierarchies.any(|controllers| controllers.split(',').any(|name| name == "cpu"))
 }
 
 fn least(directory: &Path) -> Option<(PathBuf, Limit)> {
@@ -73,6 +84,12 @@ mod tests {
         for none in ["max 100000\n", "", "5000", "5000 0", "-1 100000"] {
             assert_eq!(Limit::parse(none), None, "{none:?}");
         }
+    }
+
+    #[test]
+    fn a_hierarchy_of_version_1_is_known() {
+        assert!(is_of_version_1("4:cpu,cpuacct:/kubepods\n0::/\n"));
+        assert!(!is_of_version_1("5:cpuset:/\n1:name=systemd:/cpu\n0::/cpu\n"));
     }
 
     #[test]

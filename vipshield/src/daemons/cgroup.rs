@@ -19,7 +19,7 @@ const MOUNTS: [&str; 2] = ["sys/fs/cgroup", "sys/fs/cgroup/unified"];
 /// A process's control group was not found.
 #[derive(Debug, Error)]
 pub enum CgroupError {
-    /// It could not be read which one it is.
+    /// It could not be read which one it is, or not be opened.
     #[error("{path}: {source}")]
     Process {
         /// The file.
@@ -47,7 +47,7 @@ pub enum CgroupError {
 /// Opens the directory of the control group that a process is in.
 pub fn cgroup(pid: u32) -> Result<File, CgroupError> {
     let directory = cgroup_directory(pid)?;
-    File::open(&directory).map_err(|_| CgroupError::Unseen { pid, group: directory })
+    File::open(&directory).map_err(|source| CgroupError::Process { path: directory, source })
 }
 
 /// The directory of the control group that a process is in.

@@ -37,6 +37,8 @@ pub(super) struct Configured {
 }
 
 enum State {
+    /// For a thread.
+    Waiting,
     Reading(Receiver<Found>),
     Known(Vec<Excluded>),
 }
@@ -60,19 +62,23 @@ impl Configured {
         let mut before = mem::take(&mut self.daemons);
         for daemon in daemons.iter_mut().filter(|daemon| daemon.role == Role::Vrrp) {
             let who = (daemon.pid, daemon.start_time);
-            let state = match before.remove(&who) {
-                None => self.begin(daemon.pid).map(|reading| {
-                    hear(&reading, PATIENCE, daemon).unwrap_or(State::Reading(reading))
-                }),
-                Some(State::Reading(reading)) => {
-                    Some(hear(&reading, Duration::ZERO, daemon).unwrap_or(State::Reading(reading)))
-                }
-                known => known,
-            };
-            if let Some(State::Known(excluded)) = &state {
-                daemon.excluded.clone_from(excluded);
+            let (mut state, patience) = before
+                .remove(&who)
+                .map_or((State::Waiting, PATIENCE), |state| (state, Duration::ZERO));
+            if matches!(state, State::Waiting) {
+                state = self.begin(daemon.pid).map_or(State::Waiting, State::Reading);
             }
-            self.daemons.extend(state.map(|state| (who, state)));
+            if let State::Reading(reading) = &state
+                && let Some(known) = hear(reading, patience, daemon)
+            {
+                state = known;
+            }
+            match &state {
+                State::Known(excluded) => daemon.excluded.clone_from(excluded),
+                _ if patience > Duration::ZERO => unknown(daemon, "it is not read yet"),
+                _ => {}
+            }
+            self.daemons.insert(who, state);
         }
     }
 
@@ -102,16 +108,20 @@ fn hear(reading: &Receiver<Found>, patience: Duration, daemon: &Daemon) -> Optio
         }
     };
     Some(State::Known(found.unwrap_or_else(|error| {
-        let path = keepalived::path_of(daemon.pid);
-        warn!(
-            "{} {}: {}: {error}: which VIPs it has and names in no advert (virtual_ipaddress_excluded) is known only \
-            once it puts them on an interface",
-            daemon.name,
-            daemon.pid,
-            path.display(),
-        );
+        unknown(daemon, &error.to_string());
         Vec::new()
     })))
+}
+
+/// Says what is not known, and why.
+fn unknown(daemon: &Daemon, why: &str) {
+    warn!(
+        "{} {}: {}: {why}: which VIPs it has and names in no advert (virtual_ipaddress_excluded) is known \
+         only once it puts them on an interface",
+        daemon.name,
+        daemon.pid,
+        keepalived::path_of(daemon.pid).display(),
+    );
 }
 
 #[cfg(test)]
